@@ -1,0 +1,95 @@
+"""What a servicer method knows of the call that it serves.
+
+Nothing of HTTP, JSON or the device is seen here.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Callable, Iterable, NoReturn, Protocol
+
+from vsrpc.deadline import Deadline
+from vsrpc.errors import RpcError
+from vsrpc.metadata import Metadata
+from vsrpc.method import ServiceDescriptor
+from vsrpc.status import Code
+
+
+class ServiceRegistry(Protocol):
+    """What generated `add_XServicer_to_server` functions need of a server."""
+
+    def add_service(self, service: ServiceDescriptor, servicer: object) -> None:
+        """Serve each of the service's methods by the servicer's method of the same name."""
+
+
+class ServicerContext:
+    """One call, seen from its servicer. Methods are gRPC's where gRPC has them."""
+
+    def __init__(self, path: str, request_id: str, deadline: Deadline, metadata: Metadata = (), peer: str = "") -> None:
+        self.path = path
+        """The rpc path, for example "/vsrpc.v1.System/Info"."""
+        self.request_id = request_id
+        """The caller's X-Request-ID, or one that the server made."""
+        self.deadline = deadline
+        """Until when the call may take; never without limit."""
+        self._metadata = metadata
+        self._peer = peer
+        self._initial: Metadata = ()
+        self._trailing: Metadata = ()
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._callbacks: list[Callable[[], None]] = []
+
+    def invocation_metadata(self) -> Metadata:
+        """Metadata that the caller sent."""
+        return self._metadata
+
+    def peer(self) -> str:
+        """Who calls, for logs: the transport's name for the other end."""
+        return self._peer
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline."""
+        return self.deadline.remaining()
+
+    def set_initial_metadata(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+        """Metadata for the head of the reply; replaces what was set before."""
+        self._initial = tuple(metadata)
+
+    def set_trailing_metadata(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+        """Metadata for the status of the reply; replaces what was set before."""
+        self._trailing = tuple(metadata)
+
+    def initial_metadata(self) -> Metadata:
+        """What `set_initial_metadata` set."""
+        return self._initial
+
+    def trailing_metadata(self) -> Metadata:
+        """What `set_trailing_metadata` set."""
+        return self._trailing
+
+    def abort(self, code: Code, details: str) -> NoReturn:
+        """End the call with a status; raises the RpcError that does so."""
+        raise RpcError(code, details, trailing_metadata=self._trailing)
+
+    def is_active(self) -> bool:
+        """Whether somebody still waits: false once the caller cancelled, left, or the deadline passed."""
+        return not self._cancelled and not self.deadline.expired
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        """Call this when the caller cancels or leaves, from any thread; False, and not called, if that was already."""
+        with self._lock:
+            if self._cancelled:
+                return False
+            self._callbacks.append(callback)
+            return True
+
+    def cancel(self) -> None:
+        """Tell the servicer that nobody waits any more (called by the server; does nothing the second time)."""
+        with self._lock:
+            if self._cancelled:
+                return
+            self._cancelled = True
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()

@@ -1,0 +1,68 @@
+"""The errors that callers and servicers see.
+
+One class: RpcError says how a call ended, on both sides. A servicer raises it to end a call with a status; a
+caller catches it. Layers below map what they meet (OSError, a framing error, bad JSON) to it at one place each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Mapping, Sequence
+
+from vsrpc.metadata import Metadata
+from vsrpc.status import Code
+
+
+@dataclass(frozen=True)
+class ErrorDetail:
+    """A typed detail of an error: a protobuf message by full name, serialised (google.protobuf.Any's idea)."""
+
+    type: str
+    value: bytes
+
+
+class RpcError(Exception):
+    """A call that ended with a status other than OK.
+
+    `reason` is the short name of a numeric error code of the schema (for example "FILE_NOT_FOUND"), or "" where only
+    the status is known; `data` holds facts about the error as text (path, limit …).
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        details: str = "",
+        *,
+        reason: str = "",
+        data: Mapping[str, str] | None = None,
+        error_details: Sequence[ErrorDetail] = (),
+        initial_metadata: Metadata = (),
+        trailing_metadata: Metadata = (),
+    ) -> None:
+        super().__init__(code, details)
+        self._code = code
+        self._details = details
+        self.reason = reason
+        self.data: Mapping[str, str] = dict(data or {})
+        self.error_details: tuple[ErrorDetail, ...] = tuple(error_details)
+        self._initial_metadata = initial_metadata
+        self._trailing_metadata = trailing_metadata
+
+    def code(self) -> Code:
+        """The status code."""
+        return self._code
+
+    def details(self) -> str:
+        """The message: what went wrong, with which value, and what to do."""
+        return self._details
+
+    def initial_metadata(self) -> Metadata:
+        """Metadata that came with the reply's head; empty when no reply came."""
+        return self._initial_metadata
+
+    def trailing_metadata(self) -> Metadata:
+        """Metadata that came with the status; empty when no reply came."""
+        return self._trailing_metadata
+
+    def __str__(self) -> str:
+        return f"{self._code.name}: {self._details}"
