@@ -63,11 +63,11 @@ class MethodDescriptor(Generic[Req, Res]):
         Stubs hand this bound method to `channel.unary_unary`, so that they also run on a grpc.Channel; ours
         finds the descriptor through `of`.
         """
-        return b"" if request is None else request.SerializeToString()  # type: ignore[attr-defined, no-any-return]
+        return b"" if request is None else request.SerializeToString()  # type: ignore[attr-defined]
 
     def deserialize(self, data: bytes) -> Res:
         """The response of protobuf bytes; raises protobuf's DecodeError."""
-        return self.response_type.FromString(data)  # type: ignore[attr-defined, no-any-return]
+        return self.response_type.FromString(data)  # type: ignore[attr-defined]
 
     @staticmethod
     def of(serializer: Callable[..., Any]) -> MethodDescriptor[Any, Any] | None:

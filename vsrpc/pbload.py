@@ -33,7 +33,7 @@ def _message_class(descriptor: Any, module: str) -> Any:
     if hasattr(message_factory, "GetMessageClass"):  # 4.22 and newer
         cls = message_factory.GetMessageClass(descriptor)
     else:
-        cls = symbol_database.Default().GetPrototype(descriptor)
+        cls = symbol_database.Default().GetPrototype(descriptor)  # type: ignore[attr-defined]
     cls.__module__ = module
     for nested in descriptor.nested_types:
         nested_class = _message_class(nested, module)
