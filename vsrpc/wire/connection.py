@@ -1,0 +1,244 @@
+"""The two roles of a connection: bytes in, events out; messages in, bytes out. No socket, thread or clock.
+
+    owner                                       connection
+    n = recv_into(c.get_buffer())
+    c.buffer_updated(n)                   ──>   input, or straight into the body being received
+    while (event := c.next_event()): ...  <──   head reader, body reader, event; and again
+    writev(c.send(message))               <──   bytes of one message
+
+Messages are read strictly one after the other: a head, then its body by the head's framing. Each role's
+order of events is one generator, ``_messages``, that yields an event, or None when it needs more input.
+After a RemoteProtocolError a connection discards what it is given and raises again, until ``reset()``.
+Not thread-safe: receiving is for one thread at a time; ``send`` touches no state and may be called from any.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, Iterator, TypeVar
+
+from .body import BodyReader, LengthReader, body_reader
+from .errors import BodyTooLarge, LocalProtocolError, RemoteProtocolError, shown
+from .head import HeadReader
+from .headers import Headers
+from .limits import Limits
+from .messages import Buffer, ExpectContinue, Refused, Request, Response, ServerEvent
+from .start_line import RequestLine, StatusLine, check_host, parse_request_line, parse_status_line
+from .writer import request_bytes, response_bytes
+
+# What one read can bring: a gathering read of a virtio-serial port fills 16 pages, a UNIX socket gives more.
+_SCRATCH = 65536
+
+_DEFAULT_LIMITS = Limits()
+
+S = TypeVar("S")  # start line
+E = TypeVar("E")  # event
+
+
+class _Connection(Generic[S, E]):
+    """What both roles share: where input goes, what an error or the end of input means."""
+
+    def __init__(self, limits: Limits = _DEFAULT_LIMITS) -> None:
+        self._limits = limits
+        self._scratch = bytearray(_SCRATCH)
+        self.reset()
+
+    def _new_head(self) -> HeadReader[S]:
+        raise NotImplementedError
+
+    def _messages(self) -> Iterator[E | None]:
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Forget all input, an error and an end of input too: a new peer begins at a known boundary."""
+        self._input = bytearray()
+        self._lent: memoryview | None = None
+        self._lender: LengthReader | None = None
+        self._head = self._new_head()
+        self._body: BodyReader | None = None
+        self._eof = False
+        self._failure: RemoteProtocolError | None = None
+        self._events = self._messages()
+
+    def get_buffer(self) -> memoryview:
+        """Where to receive next: writable, of at least one byte, to be used before any other call.
+
+        While a body of known length is coming it is the rest of that body's own buffer, so that the body
+        is received in place; else a scratch buffer. (The shape of asyncio.BufferedProtocol.)
+        """
+        self._lent = self._lender = None
+        if isinstance(self._body, LengthReader) and not self._input:
+            self._lent = self._body.buffer()
+            self._lender = self._body
+        if self._lent is None:
+            self._lent = memoryview(self._scratch)
+            self._lender = None
+        return self._lent
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """``nbytes`` (>= 1) were written to the start of the buffer from the last ``get_buffer``."""
+        lent, self._lent = self._lent, None
+        if lent is None:
+            raise LocalProtocolError("buffer_updated without a get_buffer before it")
+        if not 1 <= nbytes <= len(lent):
+            raise LocalProtocolError(f"buffer_updated({nbytes}): the buffer takes 1 to {len(lent)} bytes")
+        if self._eof:
+            raise LocalProtocolError("input after receive_eof: reset() begins anew")
+        if self._failure is not None:
+            return
+        if self._lender is not None:
+            self._lender.received(nbytes)
+        else:
+            with lent[:nbytes] as part:
+                self._input += part
+
+    def receive_data(self, data: Buffer) -> None:
+        """Receive a copy of ``data``, of any size; for in-memory use."""
+        view = memoryview(data)
+        while view:
+            buffer = self.get_buffer()
+            taken = min(len(view), len(buffer))
+            buffer[:taken] = view[:taken]
+            self.buffer_updated(taken)
+            view = view[taken:]
+
+    def receive_eof(self) -> None:
+        """The peer is gone. Inside a message that is an error, raised once ``next_event`` gets there."""
+        self._eof = True
+
+    @property
+    def mid_message(self) -> bool:
+        """Part of a message has been received; after ``next_event`` returned None, of one that is unfinished."""
+        return bool(self._input) or self._body is not None or self._head.started
+
+    def next_event(self) -> E | None:
+        """The next event, or None when more input is needed.
+
+        Raises RemoteProtocolError when the input breaks the rules, and from then on at every call.
+        """
+        if self._failure is not None:
+            raise RemoteProtocolError(str(self._failure), self._failure.status)
+        try:
+            event = next(self._events)
+            if event is None and self._eof and self.mid_message:
+                raise RemoteProtocolError("the peer closed the connection inside a message")
+        except RemoteProtocolError as error:
+            self._failure = error
+            self._input = bytearray()
+            self._body = None
+            raise
+        return event
+
+
+class ServerConnection(_Connection[RequestLine, ServerEvent]):
+    """Reads requests, writes responses. Events: Request, ExpectContinue, Refused."""
+
+    def send(self, response: Response, request_method: str = "") -> list[Buffer]:
+        """The response as buffers for one gathering write; Content-Length is set from the body.
+
+        ``request_method``: the method of the request it answers; needed where that may be HEAD, whose
+        response says how long the body would be and carries none. Raises LocalProtocolError.
+        """
+        return response_bytes(response, request_method, self._limits)
+
+    def _new_head(self) -> HeadReader[RequestLine]:
+        return HeadReader(parse_request_line, self._limits, self._limits.max_empty_lines)
+
+    def _messages(self) -> Iterator[ServerEvent | None]:
+        while True:
+            head = self._head.read(self._input)
+            if head is None:
+                yield None
+                continue
+            line, headers = head
+            check_host(line, headers)
+            reader = body_reader(headers, self._limits) or LengthReader(0, 0)
+            self._body = reader
+            refused = _refusal(line, headers)
+            if refused is not None:
+                reader.discard()
+                yield refused
+            # RFC 9110 10.1.1: the 100 may be left out when some of the body is here already.
+            told = "expect" not in headers or bool(self._input)
+            while True:
+                try:
+                    body = reader.read(self._input)
+                except BodyTooLarge as error:
+                    reader.discard()
+                    refused = Refused(line.method, line.target, headers, error.status, str(error))
+                    yield refused
+                    continue
+                if body is not None:
+                    break
+                if told or refused is not None:
+                    yield None
+                else:
+                    told = True
+                    yield ExpectContinue()
+            self._body = None
+            if refused is None:
+                yield Request(line.method, line.target, headers, body)
+
+
+def _refusal(line: RequestLine, headers: Headers) -> Refused | None:
+    """What the head alone condemns although its framing is sound."""
+    if line.method == "TRACE":
+        # RFC 9110 9.3.8: it would send the request back, credentials and all.
+        return Refused(line.method, line.target, headers, 501, "method TRACE is not implemented")
+    expectations = headers.get_all("expect")
+    if expectations and [value.lower() for value in expectations] != ["100-continue"]:
+        message = f"Expect {shown(', '.join(expectations))} cannot be met: only 100-continue is known"
+        return Refused(line.method, line.target, headers, 417, message)
+    return None
+
+
+class ClientConnection(_Connection[StatusLine, Response]):
+    """Reads responses, writes requests. The one event is Response; interim responses are skipped."""
+
+    def send(self, request: Request) -> list[Buffer]:
+        """The request as buffers for one gathering write; Content-Length is set from the body.
+
+        It needs a Host header, and its target in origin-form or ``*``. Raises LocalProtocolError.
+        """
+        return request_bytes(request, self._limits)
+
+    def _new_head(self) -> HeadReader[StatusLine]:
+        return HeadReader(parse_status_line, self._limits, max_empty_lines=0)
+
+    def _messages(self) -> Iterator[Response | None]:
+        while True:
+            head = self._head.read(self._input)
+            if head is None:
+                yield None
+                continue
+            line, headers = head
+            reader = _response_reader(line, headers, self._limits)
+            if reader is None:
+                continue
+            self._body = reader
+            body = reader.read(self._input)
+            while body is None:
+                yield None
+                body = reader.read(self._input)
+            self._body = None
+            yield Response(line.status, headers, body, line.reason)
+
+
+def _response_reader(line: StatusLine, headers: Headers, limits: Limits) -> BodyReader | None:
+    """The reader of a response's body (RFC 9112 6.3); None for an interim response, which is skipped."""
+    status = line.status
+    if status == 101:
+        raise RemoteProtocolError("status 101 switches to a protocol that was not asked for")
+    if status < 200 or status in (204, 304):
+        # Such a response ends with its head whatever its fields say; a server that says otherwise is not
+        # to be trusted with framing. Only 304 may tell the length of the body it leaves out.
+        forbidden = {"transfer-encoding"} if status == 304 else {"transfer-encoding", "content-length"}
+        for name in sorted(forbidden):
+            if name in headers:
+                raise RemoteProtocolError(f"response of status {status}, which has no body, carries {name}")
+        return None if status < 200 else LengthReader(0, 0)
+    reader = body_reader(headers, limits)
+    if reader is None:
+        raise RemoteProtocolError(
+            f"response of status {status} has neither Content-Length nor chunked coding: a port has no close to end it"
+        )
+    return reader

@@ -1,0 +1,94 @@
+"""What travels: complete messages and the events a connection reports. Plain values, no behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Union
+
+from .headers import Headers
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+# The interim response that a client with "Expect: 100-continue" waits for (RFC 9110 15.2.1).
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A complete request. ``target`` is in origin-form (``/path?query``, still percent-encoded) or ``*``.
+
+    A received body that is not empty is a bytearray of its own, decoded from its framing only.
+    """
+
+    method: str
+    target: str
+    headers: Headers
+    body: Buffer = b""
+
+
+@dataclass(frozen=True)
+class Response:
+    """A complete final response. An empty ``reason`` is filled from ``REASONS`` when sent."""
+
+    status: int
+    headers: Headers
+    body: Buffer = b""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ExpectContinue:
+    """A request head was accepted whose client waits before it sends the body: send ``CONTINUE``."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A well framed request that must not be served: answer it with ``status`` and ``message``.
+
+    The connection skips its body by its framing and then goes on with the next request.
+    """
+
+    method: str
+    target: str
+    headers: Headers
+    status: int
+    message: str
+
+
+ServerEvent = Union[Request, ExpectContinue, Refused]
+Event = Union[ServerEvent, Response]
+
+# RFC 9110 15: the phrases are for people; no program reads them.
+REASONS = {
+    200: "OK",
+    201: "Created",
+    202: "Accepted",
+    204: "No Content",
+    206: "Partial Content",
+    304: "Not Modified",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    406: "Not Acceptable",
+    408: "Request Timeout",
+    409: "Conflict",
+    411: "Length Required",
+    412: "Precondition Failed",
+    413: "Content Too Large",
+    414: "URI Too Long",
+    415: "Unsupported Media Type",
+    417: "Expectation Failed",
+    422: "Unprocessable Content",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    499: "Client Closed Request",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+    505: "HTTP Version Not Supported",
+    507: "Insufficient Storage",
+}
