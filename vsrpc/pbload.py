@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf import descriptor_pool, message_factory, symbol_database
+from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.internal import enum_type_wrapper
 
 
@@ -33,6 +33,8 @@ def _message_class(descriptor: Any, module: str) -> Any:
     if hasattr(message_factory, "GetMessageClass"):  # 4.22 and newer
         cls = message_factory.GetMessageClass(descriptor)
     else:
+        from google.protobuf import symbol_database
+
         cls = symbol_database.Default().GetPrototype(descriptor)  # type: ignore[attr-defined]
     cls.__module__ = module
     for nested in descriptor.nested_types:
