@@ -1,0 +1,67 @@
+"""What the operating system says of a file, as an error of the schema: one mapping for all services."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import Iterator
+
+from guest.errors import error
+from vsrpc.errors import RpcError
+
+_REASONS = {
+    errno.ENOENT: ("FILE_NOT_FOUND", "No such file or directory: {path}"),
+    errno.ENOTDIR: ("FILE_NOT_FOUND", "No such file or directory: {path} (a part of the path is not a directory)"),
+    errno.EISDIR: ("WRONG_FILE_TYPE", "Is a directory, where a file is needed: {path}"),
+    errno.ELOOP: ("WRONG_FILE_TYPE", "Symbolic links lead in a circle: {path}"),
+    errno.EEXIST: ("FILE_EXISTS", "File exists and is not to be overwritten: {path}"),
+    errno.ENOTEMPTY: ("FILE_EXISTS", "File exists and is not to be overwritten: {path}"),
+    errno.ENAMETOOLONG: ("INVALID_PARAMS", "A part of the path is longer than its file system allows: {path}"),
+    errno.EINVAL: ("INVALID_PARAMS", "The file system does not take this name: {path}"),
+    errno.EACCES: ("PERMISSION_DENIED", "The guest's operating system refuses access: {path}"),
+    errno.EPERM: ("PERMISSION_DENIED", "The guest's operating system refuses this: {path}"),
+    errno.EROFS: ("PERMISSION_DENIED", "The file system is mounted read-only: {path}"),
+    errno.EFBIG: ("TOO_LARGE", "Larger than a file may be on its file system: {path}"),
+    errno.EMFILE: ("BUSY", "The daemon has too many files open; try again later: {path}"),
+    errno.ENFILE: ("BUSY", "The guest has too many files open; try again later: {path}"),
+}
+
+
+@contextlib.contextmanager
+def file_errors(path: str, dirfd: int | None = None) -> Iterator[None]:
+    """Turn an OSError about `path` into the RpcError for it; `dirfd` is where free space is counted."""
+    try:
+        yield
+    except OSError as failure:
+        raise as_rpc_error(failure, path, dirfd) from failure
+
+
+def as_rpc_error(failure: OSError, path: str, dirfd: int | None = None) -> RpcError:
+    """The RpcError for an OSError about `path`."""
+    shown = printable(path)
+    if failure.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _no_space(failure, shown, dirfd)
+    reason, message = _REASONS.get(failure.errno or 0, ("INTERNAL_ERROR", "{path}: {cause}"))
+    return error(reason, message.format(path=shown, cause=failure.strerror or failure), path=shown)
+
+
+def free_bytes(fd: int) -> int:
+    """Bytes that can still be written on the file system of an open file or directory."""
+    stats = os.fstatvfs(fd)
+    return stats.f_bavail * stats.f_frsize
+
+
+def printable(path: str) -> str:
+    """A path as messages show it: bytes that are no UTF-8 and control characters are escaped."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def _no_space(failure: OSError, shown: str, dirfd: int | None) -> RpcError:
+    if failure.errno == errno.EDQUOT:
+        return error("NO_SPACE", f"The disk quota is used up: {shown}", path=shown)
+    if dirfd is None:
+        return error("NO_SPACE", f"No space left: {shown}", path=shown)
+    free = free_bytes(dirfd)
+    return error("NO_SPACE", f"No space left ({free} bytes are free): {shown}", path=shown, free=free)
