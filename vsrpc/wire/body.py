@@ -56,8 +56,8 @@ class LengthReader:
         return memoryview(body)[self._length - self._left :]
 
     def buffer(self) -> memoryview | None:
-        """The rest of the body's own buffer, for the owner to receive into; None if there is none."""
-        return None if self._body is None else self._rest(self._body)
+        """The rest of the body's own buffer, for the owner to receive into; None if there is none (left)."""
+        return None if self._body is None or not self._left else self._rest(self._body)
 
     def received(self, nbytes: int) -> None:
         """``nbytes`` were written to the start of ``buffer()``."""
@@ -105,7 +105,7 @@ class ChunkedReader:
         return None
 
     def _read_size(self, data: bytearray) -> str | None:
-        found = grammar.CHUNK_SIZE.match(data, 0, self._limits.max_chunk_line)
+        found = grammar.CHUNK_SIZE.match(data, 0, self._limits.max_chunk_line - 1)
         assert found is not None, "the pattern matches the empty string"
         end = found.end()
         if end > self._limits.max_chunk_line - 2:

@@ -74,7 +74,7 @@ class SectionReader:
         if end is None:
             if len(data) >= self._limit + len(grammar.SECTION_END):
                 raise RemoteProtocolError(
-                    f"the head is longer than {self._limit} bytes: send fewer or shorter fields", 431
+                    f"the header fields are longer than {self._limit} bytes: send fewer or shorter ones", 431
                 )
             return None
         text = data[2 : end + 2].decode("latin-1")

@@ -20,8 +20,9 @@ class Headers:
     __slots__ = ("_first", "_items")
 
     def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
-        pairs = tuple((name.lower(), value) for name, value in items)
-        for name, value in pairs:
+        pairs = []
+        for name, value in items:
+            # Before lower(), which makes ASCII letters of a few other characters.
             if not FIELD_NAME.fullmatch(name):
                 raise LocalProtocolError(f"header name {shown(name)} is not a token: use letters, digits and hyphens")
             if not FIELD_VALUE.fullmatch(value):
@@ -29,7 +30,8 @@ class Headers:
                     f"value {shown(value)} of header {name} cannot be sent: remove control characters, "
                     "white space at its ends and characters beyond Latin-1"
                 )
-        self._fill(pairs)
+            pairs.append((name.lower(), value))
+        self._fill(tuple(pairs))
 
     def _fill(self, pairs: tuple[tuple[str, str], ...]) -> None:
         self._items = pairs
