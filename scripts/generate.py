@@ -22,6 +22,7 @@ def generate(out: Path) -> None:
     """Write all generated files below `out`; raises CalledProcessError, with protoc's message on stderr."""
     (out / PACKAGE).mkdir(parents=True, exist_ok=True)
     protos = sorted(str(path.relative_to(ROOT / "proto")) for path in (ROOT / "proto" / PACKAGE).glob("*.proto"))
+    (out / PACKAGE / "__init__.py").touch()
     with tempfile.TemporaryDirectory() as tools:
         plugin = Path(tools, "protoc-gen-vsrpc")
         plugin.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -m vsrpc.codegen\n")
