@@ -23,6 +23,7 @@ _REASONS = {
     errno.EPERM: ("PERMISSION_DENIED", "The guest's operating system refuses this: {path}"),
     errno.EROFS: ("PERMISSION_DENIED", "The file system is mounted read-only: {path}"),
     errno.EFBIG: ("TOO_LARGE", "Larger than a file may be on its file system: {path}"),
+    errno.EOPNOTSUPP: ("NOT_SUPPORTED", "Its file system cannot do that: {path} ({cause})"),
     errno.EMFILE: ("BUSY", "The daemon has too many files open; try again later: {path}"),
     errno.ENFILE: ("BUSY", "The guest has too many files open; try again later: {path}"),
 }
@@ -43,12 +44,12 @@ def as_rpc_error(failure: OSError, path: str, dirfd: int | None = None) -> RpcEr
     if failure.errno in (errno.ENOSPC, errno.EDQUOT):
         return _no_space(failure, shown, dirfd)
     reason, message = _REASONS.get(failure.errno or 0, ("INTERNAL_ERROR", "{path}: {cause}"))
-    return error(reason, message.format(path=shown, cause=failure.strerror or failure), path=shown)
+    return error(reason, message.format(path=shown, cause=failure.strerror), path=shown)
 
 
 def free_bytes(fd: int) -> int:
     """Bytes that can still be written on the file system of an open file or directory."""
-    stats = os.fstatvfs(fd)
+    stats = _file_system(fd)
     return stats.f_bavail * stats.f_frsize
 
 
@@ -62,6 +63,15 @@ def _no_space(failure: OSError, shown: str, dirfd: int | None) -> RpcError:
     if failure.errno == errno.EDQUOT:
         return error("NO_SPACE", f"The disk quota is used up: {shown}", path=shown)
     if dirfd is None:
-        return error("NO_SPACE", f"No space left: {shown}", path=shown)
-    free = free_bytes(dirfd)
-    return error("NO_SPACE", f"No space left ({free} bytes are free): {shown}", path=shown, free=free)
+        return error("NO_SPACE", f"No space left on the file system: {shown}", path=shown)
+    stats = _file_system(dirfd)
+    if stats.f_files and not stats.f_favail:
+        return error("NO_SPACE", f"No inodes left on the file system (too many files): {shown}", path=shown)
+    free = stats.f_bavail * stats.f_frsize
+    return error(
+        "NO_SPACE", f"No space left on the file system ({free} bytes are free): {shown}", path=shown, free=free
+    )
+
+
+def _file_system(fd: int) -> os.statvfs_result:
+    return os.statvfs(f"/proc/self/fd/{fd}")  # fstatvfs takes O_PATH descriptors only since Linux 3.12

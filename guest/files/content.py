@@ -1,0 +1,53 @@
+"""Content of open files: reading it whole, and its MD5.
+
+MD5 is what the schema's `md5` fields hold: it finds accidents, it is no protection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any, Callable
+
+BLOCK = 1024 * 1024
+"""Bytes read at a time where a file is only digested."""
+
+
+def read_full(fd: int, length: int, offset: int) -> bytes:
+    """Read `length` bytes at an offset; fewer only at the file's end. Raises OSError."""
+    content = os.pread(fd, length, offset)
+    if len(content) == length or not content:
+        return content  # one read, no copy: what regular files always do
+    parts = [content]
+    done = len(content)
+    while done < length:
+        part = os.pread(fd, length - done, offset + done)
+        if not part:
+            break
+        parts.append(part)
+        done += len(part)
+    return b"".join(parts)
+
+
+def new_md5() -> Any:
+    """An MD5 object, also where the system is in FIPS mode."""
+    try:
+        return hashlib.md5(usedforsecurity=False)
+    except TypeError:  # Python 3.8 does not know the argument
+        return hashlib.md5()
+
+
+def md5_of(content: bytes) -> str:
+    """MD5 of bytes, in hexadecimal."""
+    digest = new_md5()
+    digest.update(content)
+    return str(digest.hexdigest())
+
+
+def md5_of_file(fd: int, size: int, go_on: Callable[[], None]) -> str:
+    """MD5 of the first `size` bytes of a file, in hexadecimal; `go_on` is called before each block and may raise."""
+    digest = new_md5()
+    for offset in range(0, size, BLOCK):
+        go_on()
+        digest.update(read_full(fd, min(BLOCK, size - offset), offset))
+    return str(digest.hexdigest())
