@@ -1,0 +1,47 @@
+"""What the client needs of a wire format: one call. Two implementations: typed stubs, and JSON on the REST routes.
+
+A call takes and gives the fields of the schema as plain Python values, in the JSON form of the REST routes, except that
+file content is bytes on both ways and stands beside the reply's data. Failures are vsrpc.RpcError or RPCError.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Mapping, Protocol, Union
+
+if TYPE_CHECKING:
+    from vsrpc.channel import Channel
+
+log = logging.getLogger(__name__)
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply: its fields as `data` of the REST envelope, without `content`, which is given as bytes."""
+
+    data: dict[str, Any]
+    content: Buffer = b""
+
+
+class Backend(Protocol):
+    """Makes calls in one wire format."""
+
+    def call(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Reply:
+        """Call an rpc, for example ("File", "Stat", {"path": "/etc/hosts"}); None means the channel's time-out."""
+
+
+def make_backend(channel: Channel, json: bool) -> Backend:
+    """The backend for protobuf, or for JSON if that is asked for or protobuf cannot be imported here."""
+    if not json:
+        try:
+            from host.backend_proto import ProtoBackend
+
+            return ProtoBackend(channel)
+        except ImportError as missing:
+            log.debug("protobuf cannot be imported (%s): calls go as JSON, file content as base64", missing)
+    from host.backend_json import JsonBackend
+
+    return JsonBackend(channel)

@@ -1,0 +1,113 @@
+"""Calls as JSON on the REST routes, for hosts without protobuf: plain dictionaries in, plain dictionaries out.
+
+Routes come from the generated tables; protobuf is never imported here or by what is imported here. File content
+travels as base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import TYPE_CHECKING, Any, Callable, Mapping
+from urllib.parse import urlencode
+
+from host.backend import Reply
+from host.errors import NUMBERS, RPCError
+from vsrpc.method import Route
+
+if TYPE_CHECKING:
+    from vsrpc.channel import Channel
+    from vsrpc.wire import Response
+
+
+def _system() -> tuple[Route, ...]:
+    from vsrpc.v1.system_tables import SYSTEM_ROUTES
+
+    return SYSTEM_ROUTES
+
+
+def _shell() -> tuple[Route, ...]:
+    from vsrpc.v1.shell_tables import SHELL_ROUTES
+
+    return SHELL_ROUTES
+
+
+def _file() -> tuple[Route, ...]:
+    from vsrpc.v1.file_tables import FILE_ROUTES
+
+    return FILE_ROUTES
+
+
+def _service_manager() -> tuple[Route, ...]:
+    from vsrpc.v1.service_tables import SERVICE_MANAGER_ROUTES
+
+    return SERVICE_MANAGER_ROUTES
+
+
+_ROUTES: Mapping[str, Callable[[], tuple[Route, ...]]] = {
+    "System": _system,
+    "Shell": _shell,
+    "File": _file,
+    "ServiceManager": _service_manager,
+}
+
+
+class JsonBackend:
+    """The backend that needs no protobuf."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def call(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Reply:
+        """Call an rpc; see Backend.call. Raises RPCError for what the guest says, RpcError for the way there."""
+        route = next(each for each in _ROUTES[service]() if each.rpc_path.endswith(f"/{rpc}"))
+        target, headers, body = route.template, [("accept", "application/json")], b""
+        if route.body:
+            body = json.dumps(fields, default=_base64_text).encode()
+            headers.append(("content-type", "application/json"))
+        elif fields:
+            target += "?" + urlencode(fields)
+        response = self._channel.http(
+            route.http_method,
+            target,
+            headers=headers,
+            body=body,
+            timeout=timeout,
+            retry_safe=route.idempotency.retry_safe,
+        )
+        data = _data_of(response)
+        content = data.pop("content", "")
+        try:
+            return Reply(data, base64.b64decode(content, validate=True) if content else b"")
+        except (binascii.Error, TypeError, ValueError) as error:
+            raise _not_ours(f"`content` is not base64: {error}") from None
+
+
+def _base64_text(value: object) -> str:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(value).decode("ascii")
+    raise TypeError(f"{type(value).__name__} cannot be sent as JSON")
+
+
+def _data_of(response: Response) -> dict[str, Any]:
+    """`data` of the envelope; raises RPCError for an error in it or for what is no envelope."""
+    try:
+        envelope = json.loads(bytes(response.body))
+    except ValueError as error:
+        raise _not_ours(f"HTTP status {response.status}, and the body is no JSON: {error}") from None
+    if not isinstance(envelope, dict) or not isinstance(envelope.get("code"), int):
+        raise _not_ours(f"HTTP status {response.status}, and the JSON is no envelope with a numeric `code`")
+    data = envelope.get("data") or {}
+    if not isinstance(data, dict):
+        raise _not_ours("`data` of the envelope is no JSON object")
+    if envelope["code"] != 0:
+        raise RPCError(envelope["code"], str(envelope.get("message", "")), data)
+    return data
+
+
+def _not_ours(what: str) -> RPCError:
+    return RPCError(
+        NUMBERS["PROTOCOL_ERROR"],
+        f"the reply is not one of a vsrpc guest: {what}; check the socket's path and the versions of both ends",
+    )

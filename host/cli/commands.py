@@ -1,0 +1,114 @@
+"""The commands: each makes its calls through the client, prints, and gives the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import sys
+from typing import Any, Callable, Mapping
+
+from host.cli import exits
+from host.cli.output import TransferProgress, complain, print_json, print_line, write_bytes
+from host.client import VirtioRPCClient
+
+Arguments = argparse.Namespace
+Command = Callable[[VirtioRPCClient, Arguments], int]
+
+_EXEC_TIMEOUT = 30.0
+
+
+def _print_data(envelope: Mapping[str, Any], args: Arguments) -> int:
+    print_json(envelope if args.raw else envelope["data"])
+    return exits.OK
+
+
+def _ping(client: VirtioRPCClient, args: Arguments) -> int:
+    return _print_data(client.ping(), args)
+
+
+def _info(client: VirtioRPCClient, args: Arguments) -> int:
+    return _print_data(client.get_system_info(), args)
+
+
+def _status(client: VirtioRPCClient, args: Arguments) -> int:
+    return _print_data(client.get_system_status(), args)
+
+
+def _file_info(client: VirtioRPCClient, args: Arguments) -> int:
+    return _print_data(client.get_file_info(args.path), args)
+
+
+def _exec(client: VirtioRPCClient, args: Arguments) -> int:
+    timeout = args.exec_timeout or args.timeout or _EXEC_TIMEOUT
+    envelope = client.exec_command(args.line, timeout=timeout, working_dir=args.workdir)
+    data = envelope["data"]
+    if args.raw:
+        print_json(envelope)
+    else:
+        write_bytes(sys.stdout, _output(data, "stdout"))
+        write_bytes(sys.stderr, _output(data, "stderr"))
+        for name in ("stdout", "stderr"):
+            if data.get(f"{name}_truncated"):
+                complain("warning", f"{name} was cut: the command wrote {data[f'{name}_size']} bytes")
+        if data.get("signal"):
+            complain("warning", f"the command was killed by {data['signal']}")
+    return int(data["exit_code"]) & 0xFF
+
+
+def _output(data: Mapping[str, Any], name: str) -> bytes:
+    """The exact bytes of an output; its text has replacement characters where it is no UTF-8."""
+    exact = data.get(f"{name}_base64")
+    return base64.b64decode(exact) if exact else str(data.get(name, "")).encode()
+
+
+def _upload(client: VirtioRPCClient, args: Arguments) -> int:
+    envelope = client.upload_file(
+        args.local,
+        args.remote,
+        mode=args.mode,
+        overwrite=not args.no_overwrite,
+        chunk_size=args.chunk_size,
+        progress_callback=None if args.raw else TransferProgress("upload"),
+    )
+    return _print_transfer("Upload", envelope, envelope["data"]["path"], args)
+
+
+def _download(client: VirtioRPCClient, args: Arguments) -> int:
+    envelope = client.download_file(
+        args.remote,
+        args.local,
+        overwrite=not args.no_overwrite,
+        chunk_size=args.chunk_size,
+        progress_callback=None if args.raw else TransferProgress("download"),
+    )
+    return _print_transfer("Download", envelope, envelope["data"]["local_path"], args)
+
+
+def _print_transfer(what: str, envelope: Mapping[str, Any], path: str, args: Arguments) -> int:
+    if args.raw:
+        return _print_data(envelope, args)
+    data = envelope["data"]
+    print_line(f"{what} successful: {path} ({data['size']} bytes)")
+    print_line(f"MD5: {data['md5']}")
+    return exits.OK
+
+
+def _service(client: VirtioRPCClient, args: Arguments) -> int:
+    timeout = {"timeout": args.timeout} if args.timeout else {}
+    envelope = client.control_service(args.name, args.action, **timeout)
+    if args.raw:
+        return _print_data(envelope, args)
+    print_line(envelope["data"]["status"])
+    return exits.OK
+
+
+COMMANDS: Mapping[str, Command] = {
+    "ping": _ping,
+    "info": _info,
+    "status": _status,
+    "exec": _exec,
+    "upload": _upload,
+    "download": _download,
+    "file-info": _file_info,
+    "service": _service,
+}

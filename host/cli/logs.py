@@ -1,0 +1,32 @@
+"""Where the log of one run of the command line goes. Imported only when something but the default is asked for."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+
+from host.config import Settings
+from host.errors import UsageError
+
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def set_up_logging(settings: Settings, debug: bool) -> None:
+    """Log to the file of the settings, or to stderr; with `debug` everything to stderr as well."""
+    handlers: list[logging.Handler] = []
+    if settings.log_file is not None:
+        try:
+            file = logging.handlers.RotatingFileHandler(
+                settings.log_file, maxBytes=settings.log_max_size, backupCount=settings.log_backup_count
+            )
+        except OSError as error:
+            raise UsageError(
+                f"logging.file: cannot write {settings.log_file}: {error.strerror}; change it in the configuration file"
+            ) from None
+        file.setLevel(settings.log_level)
+        handlers.append(file)
+    if debug or not handlers:
+        stderr = logging.StreamHandler()
+        stderr.setLevel("DEBUG" if debug else settings.log_level)
+        handlers.append(stderr)
+    logging.basicConfig(level="DEBUG", format=_FORMAT, handlers=handlers)

@@ -1,0 +1,100 @@
+"""From the arguments to the exit code: settings, one command, and every failure as one line on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import NoReturn, Sequence
+
+from host import config
+from host.cli import exits
+from host.cli.output import complain
+from host.cli.parser import CommandLineError, parse
+from host.errors import RPCError, UsageError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    try:
+        args = parse(sys.argv[1:] if argv is None else argv)
+    except CommandLineError as error:
+        complain("error", str(error))
+        return exits.USAGE + (exits.EXEC_BASE if error.command == "exec" else 0)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
+    try:
+        code = _run(args)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        _explain(args, "interrupted")
+        return exits.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return exits.BROKEN_PIPE
+    except (UsageError, RPCError, OSError) as error:
+        _explain(args, _text_of(error))
+        return _code_of(error) + (exits.EXEC_BASE if args.command == "exec" else 0)
+    except Exception as error:
+        _explain(args, f"this is a defect of vsrpc-host, please report it: {error!r} (the traceback: run it with -d)")
+        return exits.LOCAL_FAULT + (exits.EXEC_BASE if args.command == "exec" else 0)
+
+
+def _run(args: argparse.Namespace) -> int:
+    settings = config.load(config.find(args.config, os.environ))
+    target = config.target(args.socket, os.environ, settings)
+    if args.debug or settings != config.Settings():
+        from host.cli.logs import set_up_logging
+
+        set_up_logging(settings, args.debug)
+    from host.cli.commands import COMMANDS
+    from host.client import VirtioRPCClient
+
+    client = VirtioRPCClient(
+        target,
+        json=args.json,
+        connect_timeout=min(settings.connect_timeout, args.timeout or settings.connect_timeout),
+        read_timeout=args.timeout or settings.read_timeout,
+        write_timeout=args.timeout or settings.write_timeout,
+        max_retries=settings.max_retries,
+        retry_interval=settings.retry_interval,
+        backoff_factor=settings.backoff_factor,
+    )
+    # Not `with`: that connects at once, and a wrong local file should be told without a guest.
+    try:
+        return COMMANDS[args.command](client, args)
+    finally:
+        client.disconnect()
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    # An exception, so that what is half written is removed on the way out.
+    raise SystemExit(128 + number)
+
+
+def _explain(args: argparse.Namespace, message: str) -> None:
+    if args.debug:
+        traceback.print_exc()
+    complain("error", message)
+
+
+def _text_of(error: Exception) -> str:
+    if isinstance(error, RPCError):
+        return error.message
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else f"cannot write the output: {error.strerror}"
+    return str(error)
+
+
+def _code_of(error: Exception) -> int:
+    if isinstance(error, RPCError):
+        return exits.of_error(error)
+    if isinstance(error, OSError) and not error.filename:
+        return exits.LOCAL_FAULT
+    return exits.USAGE

@@ -1,0 +1,151 @@
+"""The command line's grammar. Options that apply to every command may stand before or after it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import NoReturn, Sequence
+
+from host.cli import exits
+from host.errors import UsageError
+from host.transfer import DEFAULT_CHUNK_SIZE, check_chunk_size
+from vsrpc._version import __version__
+
+PROG = "vsrpc-host"
+ACTIONS = ("status", "start", "stop", "restart", "enable", "disable")
+
+# What holds when an option is given nowhere; the parsers themselves have no defaults, so that one that stands after the
+# command does not undo one before it.
+_DEFAULTS = {"socket": None, "config": None, "debug": False, "raw": False, "json": False, "timeout": None}
+
+
+class CommandLineError(Exception):
+    """A command line that cannot be used; `command` is "" if it went wrong before one was recognised."""
+
+    def __init__(self, message: str, command: str = "") -> None:
+        super().__init__(message)
+        self.command = command
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        _, _, command = self.prog.partition(" ")
+        raise CommandLineError(f"{message} (see {self.prog} --help)", command)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments. Raises CommandLineError; --help and --version print and exit."""
+    parser = _build()
+    given, rest = parser.parse_known_args(argv)
+    if rest:
+        hint = ""
+        if given.command == "exec":
+            hint = "; put the whole command in quotes"
+        raise CommandLineError(f"unrecognized arguments: {' '.join(rest)}{hint} (see {PROG} --help)", given.command)
+    return argparse.Namespace(**{**_DEFAULTS, **vars(given)})
+
+
+def _build() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROG,
+        usage=f"{PROG} [OPTIONS] COMMAND [ARGS]",
+        description="Calls a KVM guest over its virtio-serial port.",
+        epilog=exits.HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
+    _add_common(parser, timeout=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser, prog=PROG)
+
+    def command(name: str, help: str, timeout: bool = True) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        added.set_defaults(command=name)
+        _add_common(added, timeout)
+        return added
+
+    command("ping", "see whether the guest answers")
+    command("info", "what the guest is: system, hardware, interfaces, file systems")
+    command("status", "how the guest does: CPU, memory, disks, load")
+
+    exec_ = command("exec", "run a command in the guest", timeout=False)
+    exec_.add_argument("line", metavar="COMMAND", help="the command line, in quotes")
+    exec_.add_argument(
+        "-t",
+        "--timeout",
+        dest="exec_timeout",
+        type=_seconds,
+        metavar="SEC",
+        help="seconds that the command may run (default: the -t before the command, else 30)",
+    )
+    exec_.add_argument("-w", "--workdir", default="", metavar="DIR", help="directory in the guest to run it in")
+
+    upload = command("upload", "copy a file to the guest")
+    upload.add_argument("local", metavar="LOCAL")
+    upload.add_argument("remote", metavar="REMOTE", help="absolute path in the guest; in a directory, the name is kept")
+    upload.add_argument("-m", "--mode", default="0644", help="permission bits, in octal (default: 0644)")
+    _add_transfer(upload)
+
+    download = command("download", "copy a file from the guest")
+    download.add_argument("remote", metavar="REMOTE", help="absolute path in the guest")
+    download.add_argument("local", metavar="LOCAL", help="file to write; in a directory, the name is kept")
+    _add_transfer(download)
+
+    file_info = command("file-info", "describe a file of the guest")
+    file_info.add_argument("path", metavar="PATH", help="absolute path in the guest")
+
+    service = command("service", "control a system service of the guest")
+    service.add_argument("name", metavar="NAME", help='for example "nginx"')
+    service.add_argument("action", metavar="ACTION", choices=ACTIONS, help=", ".join(ACTIONS))
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, timeout: bool) -> None:
+    group = parser.add_argument_group("options of every command")
+
+    def add(*names: str, **settings: object) -> None:
+        group.add_argument(*names, default=argparse.SUPPRESS, **settings)  # type: ignore[arg-type]
+
+    add(
+        "-s",
+        "--socket",
+        metavar="PATH",
+        help="UNIX socket of the guest's port, or unix:PATH, vsock:CID:PORT, local: (default: $VIRTIO_SOCKET, "
+        "else the configuration file)",
+    )
+    add("-c", "--config", metavar="FILE", help="configuration file")
+    add("-d", "--debug", action="store_true", help="debug output on stderr")
+    add("-r", "--raw", action="store_true", help="print the raw JSON, the whole envelope")
+    add("--json", action="store_true", help="speak JSON instead of protobuf")
+    if timeout:
+        add("-t", "--timeout", type=_seconds, metavar="SEC", help="default timeout of a call, in seconds")
+
+
+def _add_transfer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-overwrite", action="store_true", help="fail if the target exists")
+    parser.add_argument(
+        "--chunk-size",
+        type=_chunk_size,
+        default=DEFAULT_CHUNK_SIZE,
+        metavar="SIZE",
+        help="bytes per call for files over 2 MiB: up to 5MiB, with suffixes as in 512K or 2MB (default: 2MB)",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def _chunk_size(text: str) -> int:
+    from vsrpc.yamlconfig import parse_size
+
+    try:
+        return check_chunk_size(parse_size(text))
+    except (ValueError, UsageError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

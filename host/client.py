@@ -1,0 +1,310 @@
+"""The Python client: one method per task, results as dictionaries in the REST envelope.
+
+A thin layer over the typed stubs, for programs that want plain values. It knows tasks; wire formats are the backend's,
+files the transfer engine's. Every failure of a call becomes an RPCError here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
+
+import vsrpc
+from host import transfer
+from host.backend import Backend, Reply, make_backend
+from host.errors import RPCError, UsageError, from_rpc_error
+from vsrpc.errors import RpcError
+
+if TYPE_CHECKING:
+    from host.local import LocalGuest
+    from vsrpc.channel import Channel
+
+__all__ = ["RPCError", "UsageError", "VirtioRPCClient"]
+
+log = logging.getLogger(__name__)
+
+# The guest ends a command at its timeout and then replies; the call may take this many seconds longer.
+_EXEC_MARGIN = 10.0
+
+# As `virsh` and `systemctl` do: long enough for a service that takes its time to stop.
+_SERVICE_TIMEOUT = 95.0
+
+
+class VirtioRPCClient:
+    """A client of one guest.
+
+    `socket_path` is the UNIX socket of the port, or a target: "unix:PATH", "vsock:CID:PORT", "local:" (an embedded
+    guest daemon). Times are in seconds; the defaults are those of host/config.yaml. `json=True` speaks JSON instead of
+    protobuf. Use it as a context manager, or call connect() and disconnect(); without connect(), the first call
+    connects. Threads may share it.
+
+    Results are {"code": 0, "message": "success", "timestamp": unix seconds, "data": {…}} with the fields of the
+    schema as data. A call that fails raises RPCError; a local file that cannot be used raises OSError; an argument that
+    cannot be right raises UsageError (a ValueError).
+    """
+
+    def __init__(
+        self,
+        socket_path: str,
+        *,
+        json: bool = False,
+        connect_timeout: float = 5.0,
+        read_timeout: float = 30.0,
+        write_timeout: float = 30.0,
+        max_retries: int = 3,
+        retry_interval: float = 1.0,
+        backoff_factor: float = 2.0,
+    ) -> None:
+        self._target = socket_path
+        self._json = json
+        self._options = vsrpc.ChannelOptions(
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            write_timeout=write_timeout,
+            max_retries=max_retries,
+            retry_interval=retry_interval,
+            backoff_factor=backoff_factor,
+        )
+        self._lock = threading.Lock()
+        self._local: LocalGuest | None = None
+        self._channel: Channel | None = None
+        self._backend: Backend | None = None
+
+    def connect(self) -> None:
+        """Connect to the guest now. Raises RPCError, and UsageError for a target that is none."""
+        try:
+            self._connected()[0].connect()
+        except RpcError as error:
+            self.disconnect()
+            raise from_rpc_error(error) from error
+
+    def disconnect(self) -> None:
+        """End the connection, and the embedded guest; a later call connects anew."""
+        with self._lock:
+            channel, self._channel, self._backend = self._channel, None, None
+            local, self._local = self._local, None
+        try:
+            if channel is not None:
+                channel.close()
+        finally:
+            if local is not None:
+                local.close()
+
+    def __enter__(self) -> VirtioRPCClient:
+        self.connect()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.disconnect()
+
+    @property
+    def channel(self) -> Channel:
+        """The channel, for typed stubs: SystemStub(client.channel).Info(). It connects at the first call."""
+        return self._connected()[0]
+
+    def ping(self) -> dict[str, Any]:
+        """Whether the daemon answers. Data: timestamp, uptime, message."""
+        return self._call("System", "Ping")
+
+    def get_system_info(self) -> dict[str, Any]:
+        """What the guest is. Data: fields of InfoResponse."""
+        return self._call("System", "Info")
+
+    def get_system_status(self) -> dict[str, Any]:
+        """How the guest does. Data: fields of StatusResponse."""
+        return self._call("System", "Status")
+
+    def exec_command(
+        self,
+        command: str | Sequence[str],
+        timeout: float = 30.0,
+        working_dir: str = "",
+        env: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Run a command line, or a program with arguments if `command` is a list. Data: fields of ExecResponse.
+
+        A command that exits non-zero is no error: see data["exit_code"]. Output is text; where it is no valid UTF-8,
+        data["stdout_invalid_utf8"] is true and data["stdout_base64"] has the exact bytes (stderr likewise).
+        """
+        fields: dict[str, Any] = {"timeout": timeout}
+        if isinstance(command, str):
+            fields["command"] = command
+        else:
+            fields["argv"] = list(command)
+        if working_dir:
+            fields["working_dir"] = working_dir
+        if env:
+            fields["env"] = dict(env)
+        return self._call("Shell", "Exec", fields, timeout + _EXEC_MARGIN)
+
+    def upload_file(
+        self,
+        local_path: str,
+        remote_path: str,
+        mode: str = "0644",
+        overwrite: bool = True,
+        *,
+        owner: str = "",
+        group: str = "",
+        chunk_size: int = transfer.DEFAULT_CHUNK_SIZE,
+        progress_callback: transfer.Progress | None = None,
+    ) -> dict[str, Any]:
+        """Write a local file to the guest, in chunks if it is larger than 2 MiB. Data: path, size, md5.
+
+        A `remote_path` that is a directory stands for the file of the same name in it.
+        """
+        return _envelope(
+            transfer.upload(
+                self._file_call,
+                local_path,
+                remote_path,
+                mode=mode,
+                owner=owner,
+                group=group,
+                overwrite=overwrite,
+                chunk_size=chunk_size,
+                progress=progress_callback,
+            )
+        )
+
+    def chunked_upload_file(
+        self,
+        local_path: str,
+        remote_path: str,
+        mode: str = "0644",
+        overwrite: bool = True,
+        *,
+        owner: str = "",
+        group: str = "",
+        chunk_size: int = transfer.DEFAULT_CHUNK_SIZE,
+        progress_callback: transfer.Progress | None = None,
+    ) -> dict[str, Any]:
+        """The same, in chunks whatever its size. Data: path, size, md5, chunks_received."""
+        return _envelope(
+            transfer.upload(
+                self._file_call,
+                local_path,
+                remote_path,
+                mode=mode,
+                owner=owner,
+                group=group,
+                overwrite=overwrite,
+                chunk_size=chunk_size,
+                small_file=transfer.NEVER_SMALL,
+                progress=progress_callback,
+            )
+        )
+
+    def download_file(
+        self,
+        remote_path: str,
+        local_path: str,
+        overwrite: bool = True,
+        *,
+        chunk_size: int = transfer.DEFAULT_CHUNK_SIZE,
+        progress_callback: transfer.Progress | None = None,
+    ) -> dict[str, Any]:
+        """Read a file of the guest into a local file, in chunks beyond 2 MiB. Data: path, local_path, size, md5.
+
+        A `local_path` that is a directory stands for the file of the same name in it.
+        """
+        return _envelope(
+            transfer.download(
+                self._file_call,
+                remote_path,
+                local_path,
+                overwrite=overwrite,
+                chunk_size=chunk_size,
+                progress=progress_callback,
+            )
+        )
+
+    def chunked_download_file(
+        self,
+        remote_path: str,
+        local_path: str,
+        overwrite: bool = True,
+        *,
+        chunk_size: int = transfer.DEFAULT_CHUNK_SIZE,
+        progress_callback: transfer.Progress | None = None,
+    ) -> dict[str, Any]:
+        """The same, in chunks whatever its size. Data: path, local_path, size, md5."""
+        return _envelope(
+            transfer.download(
+                self._file_call,
+                remote_path,
+                local_path,
+                overwrite=overwrite,
+                chunk_size=chunk_size,
+                small_file=transfer.NEVER_SMALL,
+                progress=progress_callback,
+            )
+        )
+
+    def get_file_info(self, path: str) -> dict[str, Any]:
+        """Describe a file. Data: fields of StatResponse; `exists` is false where nothing is."""
+        return self._call("File", "Stat", {"path": path})
+
+    def control_service(self, name: str, action: str, timeout: float = _SERVICE_TIMEOUT) -> dict[str, Any]:
+        """Start, stop, restart, enable or disable a system service, or tell its status.
+
+        Data: fields of ControlResponse.
+        """
+        return self._call("ServiceManager", "Control", {"name": name, "action": action}, timeout)
+
+    def _call(
+        self, service: str, rpc: str, fields: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
+        return _envelope(self._reply(service, rpc, fields or {}, timeout).data)
+
+    def _file_call(self, rpc: str, fields: Mapping[str, Any], timeout: float | None) -> Reply:
+        return self._reply("File", rpc, fields, timeout)
+
+    def _reply(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None) -> Reply:
+        _check_text(fields)
+        try:
+            return self._connected()[1].call(service, rpc, fields, timeout)
+        except RpcError as error:
+            raise from_rpc_error(error) from error
+
+    def _connected(self) -> tuple[Channel, Backend]:
+        with self._lock:
+            if self._channel is None or self._backend is None:
+                self._channel = self._open_channel()
+                self._backend = make_backend(self._channel, self._json)
+            return self._channel, self._backend
+
+    def _open_channel(self) -> Channel:
+        address = self._target
+        if address == "local:":
+            from host.local import LocalGuest
+
+            self._local = LocalGuest(debug=log.isEnabledFor(logging.DEBUG))
+            address = self._local.target
+        try:
+            return vsrpc.connect(address, options=self._options)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
+
+def _envelope(data: dict[str, Any]) -> dict[str, Any]:
+    return {"code": 0, "message": "success", "timestamp": int(time.time()), "data": data}
+
+
+def _check_text(value: object) -> None:
+    """Refuse text that is no Unicode (a file name in another encoding): no wire format can carry it."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{value!r} is not valid UTF-8: rename it, or set the locale to its encoding") from None
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            _check_text(key)
+            _check_text(each)
+    elif isinstance(value, list):
+        for each in value:
+            _check_text(each)

@@ -1,0 +1,78 @@
+"""Settings of the host side: where they come from and which one wins (option > environment > file > default).
+
+Values only. The file's form is in host/configfile.py, which is imported only when a file says anything: most
+commands run without one, and the YAML parser is the slowest thing they would load.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Mapping
+
+from host.errors import UsageError
+
+SOCKET_VARIABLE = "VIRTIO_SOCKET"
+SYSTEM_FILE = "/etc/vsrpc/host.yaml"
+PACKAGED_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "config.yaml")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a configuration file can say. Times are in seconds; `target` is "" where none is set."""
+
+    target: str = ""
+    connect_timeout: float = 5.0
+    read_timeout: float = 30.0
+    write_timeout: float = 30.0
+    max_retries: int = 3
+    retry_interval: float = 1.0
+    backoff_factor: float = 2.0
+    log_level: str = "WARNING"
+    log_file: str | None = None
+    log_max_size: int = 10 * 1024 * 1024
+    log_backup_count: int = 5
+
+
+def find(option: str | None, environ: Mapping[str, str]) -> str:
+    """The configuration file to read: the one asked for, the user's, the system's, or the packaged one.
+
+    Raises UsageError if the one asked for does not exist.
+    """
+    if option is not None:
+        if not os.path.exists(option):
+            raise UsageError(f"{option}: no such configuration file; check the path given with -c")
+        return option
+    home = environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    for path in (os.path.join(home, "vsrpc", "host.yaml"), SYSTEM_FILE):
+        if os.path.exists(path):
+            return path
+    return PACKAGED_FILE
+
+
+def load(path: str) -> Settings:
+    """Read a configuration file. Raises UsageError with the file, the line, the key, and what is wrong."""
+    if _says_nothing(path):
+        return Settings()
+    from host.configfile import parse
+
+    return parse(path)
+
+
+def _says_nothing(path: str) -> bool:
+    try:
+        with open(path, "rb") as stream:
+            return all(line.lstrip()[:1] in (b"", b"#") for line in stream)
+    except OSError:
+        return False  # whoever parses it says what is wrong
+
+
+def target(option: str | None, environ: Mapping[str, str], settings: Settings) -> str:
+    """The guest to talk to. Raises UsageError if nothing names one."""
+    chosen = option or environ.get(SOCKET_VARIABLE) or settings.target
+    if not chosen:
+        raise UsageError(
+            f"no socket given: use -s PATH, or set {SOCKET_VARIABLE}, or connection.socket_path in {SYSTEM_FILE} "
+            "(to try things out without a VM: -s local:)"
+        )
+    return chosen
