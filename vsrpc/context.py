@@ -31,7 +31,8 @@ class ServicerContext:
         self.request_id = request_id
         """The caller's X-Request-ID, or one that the server made."""
         self.deadline = deadline
-        """Until when the call may take; never without limit."""
+        """Until when the call may take."""
+        self._own_deadline = True
         self._metadata = metadata
         self._peer = peer
         self._initial: Metadata = ()
@@ -51,6 +52,19 @@ class ServicerContext:
     def time_remaining(self) -> float | None:
         """Seconds until the deadline."""
         return self.deadline.remaining()
+
+    def set_deadline(self, asked: float | None, default: float | None) -> None:
+        """The seconds that the caller gives the call, or else the server's default (called by the dispatcher)."""
+        self._own_deadline = asked is not None
+        self.deadline = Deadline(default if asked is None else asked)
+
+    def extend_deadline(self, seconds: float) -> None:
+        """Give the call so many seconds from now, for methods whose request says how long they may take.
+
+        Without effect where the caller set a deadline itself: it will not wait longer.
+        """
+        if not self._own_deadline:
+            self.deadline = Deadline(seconds)
 
     def set_initial_metadata(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
         """Metadata for the head of the reply; replaces what was set before."""

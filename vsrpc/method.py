@@ -67,7 +67,7 @@ class MethodDescriptor(Generic[Req, Res]):
 
     def deserialize(self, data: bytes) -> Res:
         """The response of protobuf bytes; raises protobuf's DecodeError."""
-        return self.response_type.FromString(data)  # type: ignore[attr-defined]
+        return self.response_type.FromString(data)  # type: ignore[attr-defined, no-any-return]
 
     @staticmethod
     def of(serializer: Callable[..., Any]) -> MethodDescriptor[Any, Any] | None:

@@ -25,6 +25,8 @@ def load(serialized_file: bytes, name: str, namespace: dict[str, Any]) -> None:
         namespace[enum.name] = enum_type_wrapper.EnumTypeWrapper(enum)
         for value in enum.values:
             namespace[value.name] = value.number
+    for extension in file.extensions_by_name.values():
+        namespace[extension.name] = extension
     for message in file.message_types_by_name.values():
         namespace[message.name] = _message_class(message, str(namespace["__name__"]))
 

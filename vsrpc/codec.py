@@ -1,0 +1,217 @@
+"""Codecs: message ↔ body, by content type. Protobuf's json_format does the JSON; this adapts it to our JSON.
+
+Our JSON is the protobuf JSON mapping with three differences that readers of that mapping accept: names are the
+schema's (snake_case), fields at their default are printed, and 64-bit integers are numbers as long as a double holds
+them exactly (beyond 2^53 they stay strings, since a number would be rounded). On REST routes, bytes fields with the
+`text` option are shown as text as well.
+"""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import json
+from typing import Any, Callable, Mapping
+
+from vsrpc.errors import RpcError
+from vsrpc.status import Code
+from vsrpc.wire import Buffer
+
+PROTO_TYPES = ("application/proto", "application/x-protobuf")
+JSON_TYPE = "application/json"
+
+TextFields = Mapping[str, "tuple[str, ...]"]
+
+_MAX_EXACT = 2**53 - 1  # RFC 8259 section 6: integers that every reader gets exactly
+
+
+def parse_proto(message_type: Any, body: Buffer) -> Any:
+    """The message of protobuf bytes. Raises RpcError INVALID_ARGUMENT, also for a field that the schema lacks."""
+    from google.protobuf.message import DecodeError
+
+    try:
+        message = message_type.FromString(bytes(body))
+    except DecodeError as error:
+        name = message_type.DESCRIPTOR.full_name
+        raise RpcError(Code.INVALID_ARGUMENT, f"the body is not a {name}: {error}", reason="INVALID_PARAMS") from None
+    number = unknown_field(message)
+    if number:
+        raise RpcError(
+            Code.INVALID_ARGUMENT,
+            f"{message_type.DESCRIPTOR.full_name} has no field {number}: the caller's schema is newer than this "
+            "server's; upgrade the server, or leave the field unset",
+            reason="INVALID_PARAMS",
+            data={"field": str(number)},
+        )
+    return message
+
+
+def unknown_field(message: Any) -> int:
+    """Number of one field that the schema lacks, at any depth; 0 when there is none."""
+    try:
+        from google.protobuf.unknown_fields import UnknownFieldSet  # 4.21 and newer
+
+        unknown: Any = UnknownFieldSet(message)
+    except ImportError:
+        unknown = message.UnknownFields()
+    for field in unknown:
+        return int(field.field_number)
+    if not any(field.message_type is not None for field in message.DESCRIPTOR.fields):
+        return 0  # nothing below; ListFields would copy large fields
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is None:
+            continue
+        for child in _children(descriptor, value):
+            number = unknown_field(child)
+            if number:
+                return number
+    return 0
+
+
+def _children(descriptor: Any, value: Any) -> list[Any]:
+    if descriptor.message_type.GetOptions().map_entry:
+        if descriptor.message_type.fields_by_name["value"].message_type is None:
+            return []
+        return list(value.values())
+    return list(value) if _repeated(descriptor) else [value]
+
+
+def _repeated(descriptor: Any) -> bool:
+    # `label` is deprecated in newer runtimes, `is_repeated` is missing in older ones.
+    repeated = getattr(descriptor, "is_repeated", None)
+    return bool(descriptor.label == descriptor.LABEL_REPEATED if repeated is None else repeated)
+
+
+# -- JSON
+
+
+def load_json(body: Buffer) -> dict[str, Any]:
+    """The JSON object in a body; an empty body is an empty object. Raises RpcError INVALID_ARGUMENT."""
+    if not len(body):
+        return {}
+    try:
+        value = json.loads(bytes(body).decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise _json_error(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
+    except RecursionError:
+        raise _json_error("the body is nested too deeply") from None
+    except ValueError as error:
+        raise _json_error(f"the body is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise _json_error(f"the body is a JSON {_json_kind(value)}, not an object")
+    return value
+
+
+def _json_error(message: str) -> RpcError:
+    return RpcError(Code.INVALID_ARGUMENT, message, reason="JSON_PARSE_ERROR")
+
+
+def _json_kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, (int, float)):
+        return "number"
+    return "array" if isinstance(value, list) else "string"
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} comes twice in one object")
+    return value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON; protobuf's JSON mapping writes it as a string")
+
+
+def from_json(message_type: Any, value: dict[str, Any]) -> Any:
+    """The message of a JSON object. Raises RpcError INVALID_ARGUMENT naming the field."""
+    from google.protobuf import json_format
+
+    message = message_type()
+    try:
+        json_format.ParseDict(value, message)
+    except (json_format.ParseError, RecursionError) as error:
+        known = sorted(field.name for field in message_type.DESCRIPTOR.fields)
+        for name in value:
+            fields = message_type.DESCRIPTOR.fields
+            if not any(name in (field.name, field.json_name) for field in fields):
+                raise RpcError(
+                    Code.INVALID_ARGUMENT,
+                    f"unknown field {name!r}; the fields are: {', '.join(known) or 'none'}",
+                    reason="INVALID_PARAMS",
+                    data={"field": name},
+                ) from None
+        raise RpcError(Code.INVALID_ARGUMENT, f"bad value: {error}", reason="INVALID_PARAMS") from None
+    except (TypeError, ValueError) as error:  # what ParseDict lets through for some wrong types
+        raise RpcError(Code.INVALID_ARGUMENT, f"bad value: {error}", reason="INVALID_PARAMS") from None
+    return message
+
+
+def to_json(message: Any, text_fields: TextFields | None = None) -> dict[str, Any]:
+    """The message as a JSON object; bytes fields named in `text_fields` (by message) as text."""
+    from google.protobuf import json_format
+
+    options: Any = _defaults_option(json_format.MessageToDict)
+    value: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True, **options)
+    _adapt(message.DESCRIPTOR, value, text_fields or {})
+    return value
+
+
+def dump_json(value: Any) -> bytes:
+    """JSON text of a value made by to_json, compact, as UTF-8."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
+
+
+def _defaults_option(message_to_dict: Callable[..., Any]) -> dict[str, bool]:
+    # 5.26 renamed the option that prints fields at their default.
+    name = "always_print_fields_with_no_presence"
+    if name not in inspect.signature(message_to_dict).parameters:
+        name = "including_default_value_fields"
+    return {name: True}
+
+
+def _adapt(descriptor: Any, value: Any, text_fields: TextFields) -> None:
+    """Turn protobuf's JSON object for a message of that type into ours, in place."""
+    if not isinstance(value, dict) or descriptor.full_name.startswith("google.protobuf."):
+        return  # the well-known types have JSON of their own
+    for field in descriptor.fields:
+        if field.name not in value:
+            continue
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            entry = field.message_type.fields_by_name["value"]
+            items = value[field.name]
+            for key in items:
+                items[key] = _adapt_value(entry, items[key], text_fields)
+        elif _repeated(field):
+            value[field.name] = [_adapt_value(field, item, text_fields) for item in value[field.name]]
+        else:
+            value[field.name] = _adapt_value(field, value[field.name], text_fields)
+    for name in text_fields.get(descriptor.full_name, ()):
+        if name in value:
+            _show_text(value, name)
+
+
+def _adapt_value(field: Any, value: Any, text_fields: TextFields) -> Any:
+    if field.message_type is not None:
+        _adapt(field.message_type, value, text_fields)
+    elif isinstance(value, str) and field.cpp_type in (field.CPPTYPE_INT64, field.CPPTYPE_UINT64):
+        number = int(value)
+        return number if abs(number) <= _MAX_EXACT else value
+    return value
+
+
+def _show_text(value: dict[str, Any], name: str) -> None:
+    encoded = value[name]
+    data = base64.b64decode(encoded)
+    try:
+        value[name] = data.decode("utf-8")
+    except UnicodeDecodeError:
+        value[name] = data.decode("utf-8", "replace")
+        value[f"{name}_invalid_utf8"] = True
+        value[f"{name}_base64"] = encoded

@@ -1,0 +1,53 @@
+"""Content codings of bodies: identity and gzip, with a limit on what may come out."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+
+from vsrpc.errors import RpcError
+from vsrpc.status import Code
+from vsrpc.wire import Buffer
+
+ACCEPTED = "gzip"
+"""Value of Accept-Encoding; identity always goes."""
+
+
+def compress(body: Buffer) -> bytes:
+    """The body as gzip. Level 1: the port is faster than a guest's CPU compresses at higher ones."""
+    return gzip.compress(bytes(body), compresslevel=1)
+
+
+def decompress(body: Buffer, coding: str, limit: int) -> Buffer:
+    """The body decoded from `coding` ("" and "identity" leave it as it is).
+
+    Raises RpcError: UNIMPLEMENTED for another coding, INVALID_ARGUMENT for broken gzip, RESOURCE_EXHAUSTED when more
+    than `limit` bytes come out (no more than that is ever decompressed).
+    """
+    if coding in ("", "identity"):
+        return body
+    if coding != "gzip":
+        raise RpcError(
+            Code.UNIMPLEMENTED,
+            f"Content-Encoding {coding!r} is not supported; use gzip or identity",
+            reason="UNSUPPORTED_MEDIA_TYPE",
+        )
+    if not body:
+        # Connect's peers send an empty message uncompressed under the coding's name.
+        return b""
+    inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        data = inflater.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise RpcError(Code.INVALID_ARGUMENT, f"the body is not valid gzip: {error}", reason="INVALID_PARAMS") from None
+    if len(data) > limit:
+        raise RpcError(
+            Code.RESOURCE_EXHAUSTED,
+            f"the body is larger than the limit of {limit} bytes once decompressed",
+            reason="TOO_LARGE",
+            data={"limit": str(limit)},
+        )
+    if not inflater.eof or inflater.unused_data:
+        what = "ends too early" if not inflater.eof else "has bytes after its end"
+        raise RpcError(Code.INVALID_ARGUMENT, f"the gzip body {what}", reason="INVALID_PARAMS")
+    return data

@@ -1,0 +1,73 @@
+"""Byte streams between the two ends: what they offer (base), and the ones there are.
+
+A transport knows bytes and peers, nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Optional
+
+from vsrpc.transports.base import (
+    Buffer,
+    ConnectFailed,
+    Listener,
+    Transport,
+    TransportClosed,
+    TransportError,
+    TransportTimeout,
+)
+
+__all__ = [
+    "Buffer",
+    "ConnectFailed",
+    "Connector",
+    "Listener",
+    "Transport",
+    "TransportClosed",
+    "TransportError",
+    "TransportTimeout",
+    "connector",
+    "listener",
+]
+
+Connector = Callable[[Optional[float]], Transport]
+"""Makes a new connection within so many seconds, or raises ConnectFailed."""
+
+
+def connector(target: str) -> tuple[str, Connector]:
+    """What `target` names: its full form, for messages, and how to connect to it.
+
+    Targets are "unix:PATH" or a bare PATH (a VM's socket for the port), and "vsock:CID:PORT". Raises ValueError.
+    """
+    from vsrpc.transports import sockets
+
+    kind, separator, rest = target.partition(":")
+    if kind == "vsock" and separator:
+        cid, _, port = rest.partition(":")
+        if not (cid.isdigit() and port.isdigit()):
+            raise ValueError(f"target {target!r}: write vsock:CID:PORT with two numbers, for example vsock:3:7000")
+        return target, lambda timeout: sockets.connect_vsock(int(cid), int(port), timeout)
+    path = rest if kind == "unix" and separator else target
+    if not path:
+        raise ValueError(f"target {target!r}: a path is missing; write unix:PATH or vsock:CID:PORT")
+    if kind != "unix" and separator and "/" not in kind:
+        raise ValueError(f"target {target!r}: no such kind of target; write unix:PATH or vsock:CID:PORT")
+    return f"unix:{path}", lambda timeout: sockets.connect_unix(path, timeout)
+
+
+def listener(address: str) -> Listener:
+    """A listener for "unix:PATH", "vsock:PORT", or the path of a virtio-serial port. Raises ValueError, OSError."""
+    kind, separator, rest = address.partition(":")
+    if kind == "unix" and separator:
+        from vsrpc.transports.sockets import listen_unix
+
+        return listen_unix(rest)
+    if kind == "vsock" and separator:
+        from vsrpc.transports.sockets import listen_vsock
+
+        if not rest.isdigit():
+            raise ValueError(f"address {address!r}: write vsock:PORT with a number, for example vsock:7000")
+        return listen_vsock(int(rest))
+    from vsrpc.transports.serial import SerialListener
+
+    return SerialListener(address)

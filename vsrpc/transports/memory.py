@@ -1,0 +1,120 @@
+"""A transport inside one process: two ends joined by two bounded buffers. For tests, and for embedding."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Sequence
+
+from vsrpc.deadline import Deadline
+from vsrpc.transports.base import Buffer, TransportClosed, TransportTimeout
+
+
+class _Pipe:
+    """One direction: bytes in order, at most `capacity` of them unread."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._data = bytearray()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def read(self, buffer: memoryview, timeout: float | None) -> int:
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._data or self._closed, timeout):
+                raise TransportTimeout(f"memory: nothing received in {timeout} s")
+            count = min(len(buffer), len(self._data))
+            buffer[:count] = self._data[:count]
+            del self._data[:count]
+            self._changed.notify_all()
+            return count
+
+    def write(self, data: memoryview, timeout: float | None) -> int:
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._closed or len(self._data) < self._capacity, timeout):
+                raise TransportTimeout(f"memory: the peer read nothing for {timeout} s")
+            if self._closed:
+                raise TransportClosed("memory: the peer has gone")
+            count = min(len(data), self._capacity - len(self._data))
+            self._data += data[:count]
+            self._changed.notify_all()
+            return count
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class MemoryTransport:
+    """One end of `memory_pair`."""
+
+    def __init__(self, incoming: _Pipe, outgoing: _Pipe) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self._closed = False
+
+    @property
+    def peer(self) -> str:
+        return "memory:"
+
+    def recv_into(self, buffer: memoryview, timeout: float | None = None) -> int:
+        if self._closed:
+            raise TransportClosed("memory: closed")
+        return self._incoming.read(buffer, timeout)
+
+    def send(self, buffers: Sequence[Buffer], timeout: float | None = None) -> None:
+        deadline = Deadline(timeout)
+        for buffer in buffers:
+            rest = memoryview(buffer)
+            while len(rest):
+                if self._closed:
+                    raise TransportClosed("memory: closed")
+                rest = rest[self._outgoing.write(rest, deadline.remaining()) :]
+
+    def close(self) -> None:
+        self._closed = True
+        self._outgoing.close()
+        self._incoming.close()
+
+
+def memory_pair(capacity: int = 1 << 16) -> tuple[MemoryTransport, MemoryTransport]:
+    """Two joined ends; each direction holds at most `capacity` unread bytes."""
+    one, two = _Pipe(capacity), _Pipe(capacity)
+    return MemoryTransport(one, two), MemoryTransport(two, one)
+
+
+class MemoryListener:
+    """A listener whose peers are made by `connect()` in the same process."""
+
+    def __init__(self, capacity: int = 1 << 16) -> None:
+        self._capacity = capacity
+        self._waiting: deque[MemoryTransport] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    @property
+    def address(self) -> str:
+        return "memory:"
+
+    def connect(self, timeout: float | None = None) -> MemoryTransport:
+        """A client's end; the server's end comes out of accept()."""
+        client, server = memory_pair(self._capacity)
+        with self._changed:
+            if self._closed:
+                raise TransportClosed("memory: nobody listens")
+            self._waiting.append(server)
+            self._changed.notify_all()
+        return client
+
+    def accept(self) -> MemoryTransport:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            if self._closed:
+                raise TransportClosed("memory: closed")
+            return self._waiting.popleft()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
