@@ -60,7 +60,7 @@ class _Connection(Generic[S, E]):
         self._events = self._messages()
 
     def get_buffer(self) -> memoryview:
-        """Where to receive next: writable, of at least one byte, to be used before any other call.
+        """Where to receive next: writable, of at least one byte; valid until ``buffer_updated`` or ``reset``.
 
         While a body of known length is coming it is the rest of that body's own buffer, so that the body
         is received in place; else a scratch buffer. (The shape of asyncio.BufferedProtocol.)
@@ -107,7 +107,7 @@ class _Connection(Generic[S, E]):
 
     @property
     def mid_message(self) -> bool:
-        """Part of a message has been received; after ``next_event`` returned None, of one that is unfinished."""
+        """Part of a message is held; after ``next_event`` returned None, of an unfinished one. False after an error."""
         return bool(self._input) or self._body is not None or self._head.started
 
     def next_event(self) -> E | None:
@@ -124,6 +124,7 @@ class _Connection(Generic[S, E]):
         except RemoteProtocolError as error:
             self._failure = error
             self._input = bytearray()
+            self._head = self._new_head()
             self._body = None
             raise
         return event
