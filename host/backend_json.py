@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 from host.backend import Reply
 from host.errors import NUMBERS, RPCError
+from vsrpc.connect_unary import timeout_header
 from vsrpc.method import Route
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class JsonBackend:
     def call(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Reply:
         """Call an rpc; see Backend.call. Raises RPCError for what the guest says, RpcError for the way there."""
         route = next(each for each in _ROUTES[service]() if each.rpc_path.endswith(f"/{rpc}"))
-        target, headers, body = route.template, [("accept", "application/json")], b""
+        deadline = self._channel.deadline(timeout)
+        target, headers, body = route.template, [("accept", "application/json"), *timeout_header(deadline)], b""
         if route.body:
             body = json.dumps(fields, default=_base64_text).encode()
             headers.append(("content-type", "application/json"))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
+from vsrpc.error_table import ErrorTable
 from vsrpc.errors import RpcError
-from vsrpc.status import Code
 from vsrpc.v1.error_tables import ERROR_CODES
 
 NUMBERS: Mapping[str, int] = {entry.reason: entry.number for entry in ERROR_CODES}
@@ -18,20 +18,7 @@ NUMBERS: Mapping[str, int] = {entry.reason: entry.number for entry in ERROR_CODE
 
 _REASONS = {entry.number: entry.reason for entry in ERROR_CODES}
 
-# For errors that carry only a status: made by the runtime of the other end, not by a service.
-_REASON_OF_STATUS = {
-    Code.CANCELLED: "CANCELLED",
-    Code.INVALID_ARGUMENT: "INVALID_PARAMS",
-    Code.DEADLINE_EXCEEDED: "DEADLINE_EXCEEDED",
-    Code.NOT_FOUND: "FILE_NOT_FOUND",
-    Code.ALREADY_EXISTS: "FILE_EXISTS",
-    Code.PERMISSION_DENIED: "PERMISSION_DENIED",
-    Code.RESOURCE_EXHAUSTED: "BUSY",
-    Code.UNIMPLEMENTED: "ENDPOINT_NOT_FOUND",
-    Code.UNAVAILABLE: "SERVICE_UNAVAILABLE",
-    Code.DATA_LOSS: "CONTENT_MISMATCH",
-    Code.UNAUTHENTICATED: "UNAUTHENTICATED",
-}
+_TABLE = ErrorTable(ERROR_CODES)
 
 
 class UsageError(ValueError):
@@ -68,12 +55,10 @@ def failure(reason: str, message: str, **data: object) -> RPCError:
 def from_rpc_error(error: RpcError) -> RPCError:
     """The RPCError of a call that the runtime says has failed."""
     message = error.details() or f"the call ended with status {error.code().name}"
-    if error.reason in NUMBERS:
-        return RPCError(NUMBERS[error.reason], message, error.data)
     for detail in error.error_details:
         if detail.type == "vsrpc.v1.ErrorDetail":
             return RPCError(*_parse_detail(detail.value, message))
-    return RPCError(NUMBERS[_REASON_OF_STATUS.get(error.code(), "INTERNAL_ERROR")], message, error.data)
+    return RPCError(_TABLE.entry(error).number, message, error.data)
 
 
 def _parse_detail(value: bytes, message: str) -> tuple[int, str, dict[str, str]]:
