@@ -1,0 +1,80 @@
+"""Mounted file systems that hold files on the guest's own storage.
+
+Network file systems are left out: asking one whose server is gone hangs, and so would the daemon.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+# Real storage that /proc/filesystems calls "nodev".
+_NODEV_STORAGE = frozenset(("zfs", "bcachefs", "virtiofs", "9p"))
+
+# Images that are always full.
+_IMAGES = frozenset(("squashfs", "iso9660", "udf", "erofs", "cramfs"))
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A mounted file system; sizes in bytes. `free` is what ordinary users may still use."""
+
+    device: str
+    mountpoint: str
+    fstype: str
+    total: int
+    used: int
+    free: int
+
+    @property
+    def percent(self) -> float:
+        """Space in use as df(1) shows it: of what ordinary users can use."""
+        usable = self.used + self.free
+        return 100.0 * self.used / usable if usable else 0.0
+
+
+def mounts(root: Path = Path("/")) -> list[Mount]:
+    """The mounts, the root first, each device once (a bind mount is no file system of its own)."""
+    storage = _storage_types(root)
+    found: dict[str, Mount] = {}
+    devices: set[str] = set()
+    for device, mountpoint, fstype in _mountinfo(root):
+        if mountpoint != "/" and (fstype not in storage or device in devices or not os.path.isdir(mountpoint)):
+            continue
+        try:
+            stats = os.statvfs(mountpoint)
+        except OSError:  # not for the daemon's user, or unmounted since
+            continue
+        if not stats.f_blocks:
+            continue
+        if device.startswith("/dev/"):
+            devices.add(device)
+        unit = stats.f_frsize
+        total, used = stats.f_blocks * unit, (stats.f_blocks - stats.f_bfree) * unit
+        found[mountpoint] = Mount(device, mountpoint, fstype, total, used, stats.f_bavail * unit)
+    return list(found.values())
+
+
+def _mountinfo(root: Path) -> list[tuple[str, str, str]]:
+    """(device, mountpoint, fstype) of proc(5)'s mountinfo, shortest mountpoint first, the upper of two at one place."""
+    at: dict[str, tuple[str, str, str]] = {}
+    with (root / "proc/self/mountinfo").open("r", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            left, _, right = line.partition(" - ")
+            fields, (fstype, device) = left.split(" "), right.split(" ")[:2]
+            mountpoint = _unescape(fields[4])
+            at[mountpoint] = (_unescape(device), mountpoint, fstype)
+    return sorted(at.values(), key=lambda mount: (mount[1] != "/", len(mount[1]), mount[1]))
+
+
+def _storage_types(root: Path) -> frozenset[str]:
+    with (root / "proc/filesystems").open("r", encoding="utf-8") as lines:
+        known = frozenset(line.strip() for line in lines if not line.startswith("nodev"))
+    return (known | _NODEV_STORAGE) - _IMAGES
+
+
+def _unescape(field: str) -> str:
+    """Undo mountinfo's octal escapes of blanks and backslashes."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), field)

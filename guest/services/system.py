@@ -1,0 +1,90 @@
+"""The System service: that the daemon is alive, what the guest is, and how it does."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import time
+
+from guest.machine import facts, network
+from guest.machine.cpu import CpuMeter
+from guest.machine.mounts import mounts
+from guest.os_errors import printable
+from vsrpc._version import __version__
+from vsrpc.context import ServicerContext
+from vsrpc.v1 import system_pb2 as pb
+from vsrpc.v1.system_vsrpc import SystemServicer
+
+
+class SystemService(SystemServicer):
+    """Serves System."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._cpu = CpuMeter()
+
+    def Ping(self, request: pb.PingRequest, context: ServicerContext) -> pb.PingResponse:
+        """Say that the daemon is alive."""
+        return pb.PingResponse(
+            timestamp=int(time.time()), uptime=round(time.monotonic() - self._started, 3), message="pong"
+        )
+
+    def Info(self, request: pb.InfoRequest, context: ServicerContext) -> pb.InfoResponse:
+        """Describe the guest."""
+        kernel = os.uname()
+        memory = facts.memory()
+        return pb.InfoResponse(
+            hostname=kernel.nodename,
+            os=kernel.sysname,
+            os_version=facts.os_version(),
+            kernel=kernel.release,
+            arch=kernel.machine,
+            cpu_count=os.cpu_count() or 1,
+            memory_total=memory.total,
+            memory_available=memory.available,
+            python_version=platform.python_version(),
+            boot_time=facts.boot_time(),
+            machine_id=facts.machine_id(),
+            virtualization=_virtualization(),
+            agent_version=__version__,
+            interfaces=[
+                pb.NetworkInterface(name=each.name, mac=each.mac, addresses=each.addresses)
+                for each in network.interfaces()
+            ],
+            filesystems=[
+                pb.Filesystem(
+                    device=printable(each.device),
+                    mountpoint=printable(each.mountpoint),
+                    fstype=each.fstype,
+                    total=each.total,
+                    used=each.used,
+                )
+                for each in mounts()
+            ],
+            users=[
+                pb.LoggedInUser(
+                    name=printable(each.name),
+                    terminal=printable(each.terminal),
+                    host=printable(each.host),
+                    started=each.started,
+                )
+                for each in network.logins()
+            ],
+        )
+
+    def Status(self, request: pb.StatusRequest, context: ServicerContext) -> pb.StatusResponse:
+        """Measure the guest."""
+        return pb.StatusResponse(
+            cpu_usage=round(self._cpu.percent(), 1),
+            memory_usage=round(facts.memory().percent, 1),
+            disk_usage={printable(each.mountpoint): round(each.percent, 1) for each in mounts()},
+            load_average=[round(load, 2) for load in os.getloadavg()],
+            process_count=facts.process_count(),
+        )
+
+
+@functools.lru_cache(maxsize=None)
+def _virtualization() -> str:
+    """It cannot change while the daemon runs, and asking for it starts a program."""
+    return facts.virtualization()
