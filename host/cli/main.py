@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import traceback
-from types import FrameType
-from typing import NoReturn, Sequence
+from typing import Sequence
 
 from host import config
 from host.cli import exits
@@ -17,15 +15,13 @@ from host.cli.parser import CommandLineError, parse
 from host.errors import RPCError, UsageError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code."""
+def main(argv: Sequence[str]) -> int:
+    """Run a command line (without the program's name); the exit code. --help and --version raise SystemExit."""
     try:
-        args = parse(sys.argv[1:] if argv is None else argv)
+        args = parse(argv)
     except CommandLineError as error:
         complain("error", str(error))
         return exits.USAGE + (exits.EXEC_BASE if error.command == "exec" else 0)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminate)
     try:
         code = _run(args)
         if sys.stdout is not None:
@@ -71,11 +67,6 @@ def _run(args: argparse.Namespace) -> int:
         return COMMANDS[args.command](client, args)
     finally:
         client.disconnect()
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    # An exception, so that what is half written is removed on the way out.
-    raise SystemExit(128 + number)
 
 
 def _explain(args: argparse.Namespace, message: str) -> None:
