@@ -1,0 +1,118 @@
+"""vsrpc-guest: the command line of the daemon."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from typing import Sequence
+
+from guest import config, logging_setup
+from guest.daemon import Daemon
+from vsrpc._version import __version__
+from vsrpc.transports import listener
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h, which systemd shows by name
+
+_EXIT_CODES = f"""\
+exit codes:
+  0   stopped by SIGTERM or SIGINT
+  {EXIT_FAILED}   the port or socket cannot be used
+  {EXIT_USAGE}   wrong option
+  {EXIT_CONFIG}  the configuration is wrong; the message names the file, the line and the key
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon until a signal ends it; returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.listen is not None and not options.listen.startswith(("unix:", "vsock:")):
+        parser.error(f"argument --listen: {options.listen!r} is not unix:PATH or vsock:PORT")
+    try:
+        path = config.find(options.config)
+        settings = config.load(path)
+        logging_setup.setup(settings.logging, options.debug)
+    except config.ConfigError as failure:
+        print(f"vsrpc-guest: {failure}", file=sys.stderr)
+        return EXIT_CONFIG
+    log = logging.getLogger("guest")
+    log.info("configuration: %s", path)
+    if settings.security.allowed_commands is None:
+        log.warning("security.allowed_commands is null: callers may run any command")
+    return _run(settings, path, options.listen or options.device or settings.device.path, options.exit_with_stdin)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vsrpc-guest",
+        description="Serve this guest to its host over a virtio-serial port.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--device", metavar="PATH", help="the virtio-serial port (default: device.path of the file)")
+    where.add_argument("--listen", metavar="TARGET", help="serve unix:PATH or vsock:PORT instead of a port")
+    parser.add_argument(
+        "--config", metavar="FILE", help=f"configuration (default: {config.SYSTEM_FILE}, else the packaged defaults)"
+    )
+    parser.add_argument("--debug", action="store_true", help="log everything, also on standard error")
+    # For a daemon that lives in its parent's hands (the host's `local:` target): a pipe's end tells of any end of the parent.
+    parser.add_argument("--exit-with-stdin", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--version", action="version", version=f"vsrpc-guest {__version__}")
+    return parser
+
+
+def _run(settings: config.GuestConfig, path: str, address: str, exit_with_stdin: bool) -> int:
+    log = logging.getLogger("guest")
+    try:
+        where = listener(address)
+    except (OSError, ValueError) as failure:
+        log.error("cannot serve %s: %s", address, failure)
+        return EXIT_FAILED
+    daemon = Daemon(settings, path)
+    ended: list[int] = []
+    read_end, write_end = os.pipe()
+
+    def serve() -> None:
+        try:
+            daemon.serve(where)
+        except OSError as failure:
+            log.error("cannot serve %s: %s", address, failure.strerror or failure)
+            ended.append(EXIT_FAILED)
+        except Exception:
+            log.exception("serving %s failed", address)
+            ended.append(EXIT_FAILED)
+        finally:
+            os.write(write_end, b"x")
+
+    def on_signal(number: int, frame: object) -> None:
+        # A second signal ends the daemon at once.
+        signal.signal(number, signal.SIG_DFL)
+        os.write(write_end, b"x")  # a lock, as of an Event, could be held by the code that was interrupted
+
+    def wait_for_stdin() -> None:
+        while os.read(0, 4096):
+            pass
+        os.write(write_end, b"x")
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    if exit_with_stdin:
+        threading.Thread(target=wait_for_stdin, name="vsrpc-stdin", daemon=True).start()
+    thread = threading.Thread(target=serve, name="vsrpc-serve")
+    thread.start()
+    os.read(read_end, 1)
+    log.info("stopping")
+    daemon.stop()
+    thread.join()
+    return ended[0] if ended else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
