@@ -24,8 +24,9 @@ packages() { # make sure that these Debian packages are there
 
 python=${VSRPC_PYTHON:-python3}
 command -v "$python" >/dev/null || packages python3 python3-venv
-if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
-    say "the development tools need Python 3.10 or newer; $python is $("$python" -V 2>&1). Set VSRPC_PYTHON to a newer one."
+[ "$level" = run ] && oldest="3, 8" || oldest="3, 10" # what the development tools need
+if ! "$python" -c "import sys; sys.exit(sys.version_info < ($oldest))"; then
+    say "Python $oldest or newer is needed; $python is $("$python" -V 2>&1). Set VSRPC_PYTHON to a newer one."
     exit 1
 fi
 if ! [ -x "$venv/bin/pip" ]; then
