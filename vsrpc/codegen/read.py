@@ -97,7 +97,8 @@ class _FileReader:
         if text:
             where = f"{self._comments.where(*path)}: field {message.name}.{proto.name}"
             if kind != "bytes" or repeated:
-                raise SchemaError(f"{where}: ({options.TEXT}) is for a single bytes field, not for {kind}")
+                kinds = f"repeated {kind}" if repeated else kind
+                raise SchemaError(f"{where}: ({options.TEXT}) is for a single bytes field, not for {kinds}")
             for beside in (f"{proto.name}_base64", f"{proto.name}_invalid_utf8"):
                 if any(field.name == beside for field in message.field):
                     raise SchemaError(
@@ -130,6 +131,8 @@ class _FileReader:
                 raise SchemaError(f"{where}: rpc_code {error.rpc_code!r} is not one of {known}")
             if error.http_status and not 200 <= error.http_status <= 599:
                 raise SchemaError(f"{where}: http_status {error.http_status} is not between 200 and 599")
+            if value.number == 0:
+                raise SchemaError(f"{where}: number 0 means success; it cannot be an error code")
             if value.number in codes:
                 raise SchemaError(f"{where}: number {value.number} is taken by {codes[value.number].reason}")
             prefix = names.constant(proto.name) + "_"

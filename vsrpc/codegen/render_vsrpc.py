@@ -110,11 +110,10 @@ class _Renderer:
         lines = [f"class {service.name}Servicer:", *text.docstring(comment, "    ")]
         for method in service.methods:
             unimplemented = f"{service.full_name}.{method.name} is not implemented here"
+            parameters = f"self, request: {self._type(method.request)}, context: ServicerContext"
             lines += [
                 "",
-                f"    def {method.name}(",
-                f"        self, request: {self._type(method.request)}, context: ServicerContext",
-                f"    ) -> {self._type(method.response)}:",
+                f"    def {method.name}({parameters}) -> {self._type(method.response)}:",
                 *(text.docstring(method.comment, "        ") if method.comment else []),
                 f'        raise RpcError(Code.UNIMPLEMENTED, "{unimplemented}")',
             ]

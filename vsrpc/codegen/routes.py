@@ -94,13 +94,20 @@ def _need(request: Message, name: str, role: str, title: str) -> Field:
 def check_routes(schema: Schema) -> None:
     """Raise SchemaError for a route whose fields do not fit, or that answers where another rpc already does."""
     taken: dict[tuple[str, str], str] = {}
+    templates: dict[str, str] = {}
     methods = [(service, method) for file in schema.files for service in file.services for method in service.methods]
     for service, method in methods:
         taken["POST", f"/{service.full_name}/{method.name}"] = f"rpc {service.full_name}.{method.name} itself"
     for _, method in methods:
         for route in method.routes:
             check_fields(route, schema.messages[method.request], method.where)
-            key = (route.http_method, _VARIABLE.sub("{}", route.template))
+            shape = _VARIABLE.sub("{}", route.template)
+            key = (route.http_method, shape)
+            if templates.setdefault(shape, route.template) != route.template:
+                raise SchemaError(
+                    f"{method.where}: routes {route.template} and {templates[shape]} differ only in names of variables;"
+                    " OpenAPI has one path for both: use the same names"
+                )
             if key in taken:
                 raise SchemaError(
                     f"{method.where}: route {route.http_method} {route.template} collides with {taken[key]};"

@@ -151,51 +151,35 @@ class FileServicer:
     either as it was or whole.
     """
 
-    def Upload(
-        self, request: file_pb2.UploadRequest, context: ServicerContext
-    ) -> file_pb2.UploadResponse:
+    def Upload(self, request: file_pb2.UploadRequest, context: ServicerContext) -> file_pb2.UploadResponse:
         """Writes a small file in one call."""
         raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.Upload is not implemented here")
 
-    def Download(
-        self, request: file_pb2.DownloadRequest, context: ServicerContext
-    ) -> file_pb2.DownloadResponse:
+    def Download(self, request: file_pb2.DownloadRequest, context: ServicerContext) -> file_pb2.DownloadResponse:
         """Reads a file, or a part of it, in one call."""
         raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.Download is not implemented here")
 
-    def Stat(
-        self, request: file_pb2.StatRequest, context: ServicerContext
-    ) -> file_pb2.StatResponse:
+    def Stat(self, request: file_pb2.StatRequest, context: ServicerContext) -> file_pb2.StatResponse:
         """Describes a file. A path that does not exist is no error: `exists` is then false."""
         raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.Stat is not implemented here")
 
-    def InitUpload(
-        self, request: file_pb2.InitUploadRequest, context: ServicerContext
-    ) -> file_pb2.InitUploadResponse:
+    def InitUpload(self, request: file_pb2.InitUploadRequest, context: ServicerContext) -> file_pb2.InitUploadResponse:
         """Begins an upload in chunks."""
         raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.InitUpload is not implemented here")
 
-    def UploadChunk(
-        self, request: file_pb2.UploadChunkRequest, context: ServicerContext
-    ) -> file_pb2.UploadChunkResponse:
+    def UploadChunk(self, request: file_pb2.UploadChunkRequest, context: ServicerContext) -> file_pb2.UploadChunkResponse:
         """Writes one chunk. Chunks may come in any order, and again."""
         raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.UploadChunk is not implemented here")
 
-    def FinishUpload(
-        self, request: file_pb2.FinishUploadRequest, context: ServicerContext
-    ) -> file_pb2.FinishUploadResponse:
+    def FinishUpload(self, request: file_pb2.FinishUploadRequest, context: ServicerContext) -> file_pb2.FinishUploadResponse:
         """Checks what was written and puts it in place. Error CONTENT_MISMATCH leaves the target as it was."""
         raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.FinishUpload is not implemented here")
 
-    def AbortUpload(
-        self, request: file_pb2.AbortUploadRequest, context: ServicerContext
-    ) -> file_pb2.AbortUploadResponse:
+    def AbortUpload(self, request: file_pb2.AbortUploadRequest, context: ServicerContext) -> file_pb2.AbortUploadResponse:
         """Gives an upload up and removes what was written. An unknown session is no error."""
         raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.AbortUpload is not implemented here")
 
-    def DownloadChunk(
-        self, request: file_pb2.DownloadChunkRequest, context: ServicerContext
-    ) -> file_pb2.DownloadChunkResponse:
+    def DownloadChunk(self, request: file_pb2.DownloadChunkRequest, context: ServicerContext) -> file_pb2.DownloadChunkResponse:
         """Reads one chunk."""
         raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.DownloadChunk is not implemented here")
 

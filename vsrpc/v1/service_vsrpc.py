@@ -49,9 +49,7 @@ class ServiceManagerStub:
 class ServiceManagerServicer:
     """Controls system services (systemd units)."""
 
-    def Control(
-        self, request: service_pb2.ControlRequest, context: ServicerContext
-    ) -> service_pb2.ControlResponse:
+    def Control(self, request: service_pb2.ControlRequest, context: ServicerContext) -> service_pb2.ControlResponse:
         """Starts, stops, restarts, enables, disables a service, or tells its state.
 
         Waits for the result. Error UNIT_NOT_FOUND, UNIT_FAILED with the manager's output, PERMISSION_DENIED,

@@ -50,9 +50,7 @@ class ShellStub:
 class ShellServicer:
     """Runs commands, within the guest's policy."""
 
-    def Exec(
-        self, request: shell_pb2.ExecRequest, context: ServicerContext
-    ) -> shell_pb2.ExecResponse:
+    def Exec(self, request: shell_pb2.ExecRequest, context: ServicerContext) -> shell_pb2.ExecResponse:
         """Runs one command to its end and returns its output.
 
         A command that exits non-zero is a success of the call. Error CMD_TIMEOUT when it was killed for

@@ -73,21 +73,15 @@ class SystemStub:
 class SystemServicer:
     """Looks at the guest."""
 
-    def Ping(
-        self, request: system_pb2.PingRequest, context: ServicerContext
-    ) -> system_pb2.PingResponse:
+    def Ping(self, request: system_pb2.PingRequest, context: ServicerContext) -> system_pb2.PingResponse:
         """Says that the daemon is alive."""
         raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.System.Ping is not implemented here")
 
-    def Info(
-        self, request: system_pb2.InfoRequest, context: ServicerContext
-    ) -> system_pb2.InfoResponse:
+    def Info(self, request: system_pb2.InfoRequest, context: ServicerContext) -> system_pb2.InfoResponse:
         """Describes the guest: operating system, hardware, interfaces, file systems, users."""
         raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.System.Info is not implemented here")
 
-    def Status(
-        self, request: system_pb2.StatusRequest, context: ServicerContext
-    ) -> system_pb2.StatusResponse:
+    def Status(self, request: system_pb2.StatusRequest, context: ServicerContext) -> system_pb2.StatusResponse:
         """Measures the guest: CPU, memory, disks, load."""
         raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.System.Status is not implemented here")
 
