@@ -1,0 +1,249 @@
+"""One job: pipelines that run one after the other, with one pair of outputs, one deadline and one end.
+
+Nothing of policy, syntax or messages is known here: a stage says which program to execute. A job belongs to the thread
+that runs it; only `cancel` may be called from others. Every descriptor, process and thread is gone when `close`
+returns, whatever happened.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import Mapping, Sequence
+
+from guest.jobs.capture import Capture
+from guest.jobs.process_tree import ProcessTree, Wake
+from vsrpc.deadline import Deadline
+
+MAX_OUTPUT = 4 * 1024 * 1024
+"""Bytes kept of each output: two of them fit into a reply of the default max_request_size."""
+
+KILL_GRACE = 2.0
+"""Seconds between SIGTERM and SIGKILL: enough to remove a temporary file."""
+
+_KILL_WAIT = 5.0  # seconds until a process that does not even die of SIGKILL is left alone
+
+_PIPE_MAX = 1024 * 1024  # bytes: what a pipe holds at most, unless root enlarges it (pipe(7))
+
+# POSIX XCU 2.8.2
+CANNOT_EXECUTE = 126
+"""Exit code of a command that was found and could not be executed."""
+NOT_FOUND = 127
+"""Exit code of a command that was not found."""
+
+
+class JobTimeout(Exception):
+    """The deadline passed; the processes were killed."""
+
+
+class JobCancelled(Exception):
+    """`cancel` was called; the processes were killed."""
+
+
+class CannotExecute(Exception):
+    """The operating system could not execute `program`; `why` is its reason."""
+
+    def __init__(self, program: str, why: str) -> None:
+        super().__init__(program, why)
+        self.program = program
+        self.why = why
+
+
+@dataclass(frozen=True)
+class OpenFile:
+    """Standard descriptor `fd` is the open file `file`; the job closes it once the stage runs."""
+
+    fd: int
+    file: int
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Standard descriptor `fd` is a copy of standard descriptor `source`, as it is then."""
+
+    fd: int
+    source: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A process to start. Redirections apply in order, after the pipeline's own."""
+
+    argv: Sequence[str]
+    program: str
+    redirections: tuple[OpenFile | Copy, ...] = ()
+
+    def close(self) -> None:
+        """Close the open files."""
+        for redirection in self.redirections:
+            if isinstance(redirection, OpenFile):
+                os.close(redirection.file)
+
+
+@dataclass(frozen=True)
+class FailedStage:
+    """A stage that cannot run: its exit code, and what it says on standard error."""
+
+    code: int
+    message: str
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a command ended: the exit code, 128 + N if signal N killed it, and then the signal's name."""
+
+    code: int
+    signal: str = ""
+
+
+class Job:
+    """Runs pipelines until `close`."""
+
+    def __init__(
+        self, environment: Mapping[str, str], directory: str, deadline: Deadline, max_output: int = MAX_OUTPUT
+    ) -> None:
+        self._environment = environment
+        self._directory = directory
+        self._deadline = deadline
+        self._started = time.monotonic()
+        self._cancelled = False
+        self._wake = Wake()
+        self.stdout = Capture(max_output)
+        self.stderr = Capture(max_output)
+        self._null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+
+    def cancel(self) -> None:
+        """End the job soon; may be called by any thread at any time."""
+        self._cancelled = True
+        self._wake.set()
+
+    @property
+    def duration(self) -> float:
+        """Seconds since the job began."""
+        return time.monotonic() - self._started
+
+    def run(self, stages: Sequence[Stage | FailedStage], strict: bool = False) -> Status:
+        """Run one pipeline to its end; its status is that of the last stage.
+
+        Raises JobTimeout and JobCancelled. A stage that cannot be executed says so on standard error, as in a shell,
+        and the others run; if `strict`, CannotExecute is raised.
+        """
+        tree = ProcessTree(self._wake)
+        try:
+            self._check()
+            last = self._start(tree, stages, strict)
+            tree.watch()
+            while not tree.ended:
+                self._poll(self._deadline)
+                if not tree.ended:
+                    self._check(tree)
+        finally:
+            tree.close(_KILL_WAIT)
+            for stage in stages:
+                stage.close()
+        return last if isinstance(last, Status) else _status(last.returncode)
+
+    def finish(self) -> None:
+        """Take what is still in the pipes; a daemon that a command left behind may hold them, and is not waited for."""
+        for output in (self.stdout, self.stderr):
+            output.close_writer()
+            output.read(limit=_PIPE_MAX)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._wake.close()
+        self.stdout.close()
+        self.stderr.close()
+        os.close(self._null)
+
+    def _start(
+        self, tree: ProcessTree, stages: Sequence[Stage | FailedStage], strict: bool
+    ) -> Status | subprocess.Popen[bytes]:
+        """Start all stages; returns the last one's process, or its status if it could not be started."""
+        started: Status | subprocess.Popen[bytes] = Status(0)
+        stdin = self._null
+        for number, stage in enumerate(stages):
+            last = number == len(stages) - 1
+            reader, writer = (self._null, self.stdout.writer) if last else os.pipe()
+            try:
+                started = self._start_stage(tree, stage, (stdin, writer, self.stderr.writer), strict)
+            except BaseException:
+                self._close_pipe(reader)
+                raise
+            finally:
+                self._close_pipe(stdin)
+                self._close_pipe(writer)
+            stdin = reader
+        return started
+
+    def _close_pipe(self, fd: int) -> None:
+        if fd not in (self._null, self.stdout.writer):
+            os.close(fd)
+
+    def _start_stage(
+        self, tree: ProcessTree, stage: Stage | FailedStage, descriptors: tuple[int, int, int], strict: bool
+    ) -> Status | subprocess.Popen[bytes]:
+        if isinstance(stage, FailedStage):
+            return self._failed(stage)
+        table = list(descriptors)
+        for redirection in stage.redirections:
+            if isinstance(redirection, OpenFile):
+                table[redirection.fd] = redirection.file
+            else:
+                table[redirection.fd] = table[redirection.source]
+        try:
+            stdin, stdout, stderr = table
+            return tree.spawn(stage.argv, stage.program, self._environment, self._directory, (stdin, stdout, stderr))
+        except OSError as failure:
+            why = failure.strerror or str(failure)
+            if strict:
+                raise CannotExecute(stage.argv[0], why) from failure
+            return self._failed(FailedStage(CANNOT_EXECUTE, f"{stage.argv[0]}: {why}"))
+
+    def _failed(self, stage: FailedStage) -> Status:
+        self.stderr.read(limit=_PIPE_MAX)  # what earlier commands wrote comes first
+        self.stderr.add(f"vsrpc: {stage.message}\n".encode("utf-8", "surrogateescape"))
+        return Status(stage.code)
+
+    def _poll(self, deadline: Deadline) -> None:
+        """Wait until there is output, the processes ended, the job was cancelled, or the deadline passed."""
+        poll = select.poll()
+        for output in (self.stdout, self.stderr):
+            poll.register(output.reader, select.POLLIN)
+        poll.register(self._wake.fileno(), select.POLLIN)
+        remaining = deadline.remaining()
+        poll.poll(None if remaining is None else math.ceil(remaining * 1000))
+        self._wake.clear()
+        self.stdout.read()
+        self.stderr.read()
+
+    def _check(self, tree: ProcessTree | None = None) -> None:
+        """Raise when the job must not go on; what runs is killed first."""
+        if not self._cancelled and not self._deadline.expired:
+            return
+        if tree:
+            tree.send(signal.SIGTERM)
+            grace = Deadline(KILL_GRACE)
+            while not tree.ended and not grace.expired:
+                self._poll(grace)
+            tree.send(signal.SIGKILL)
+        raise JobCancelled if self._cancelled else JobTimeout
+
+
+def _status(returncode: int) -> Status:
+    if returncode >= 0:
+        return Status(returncode)
+    number = -returncode
+    try:
+        name = signal.Signals(number).name
+    except ValueError:  # a real-time signal between SIGRTMIN and SIGRTMAX
+        name = f"SIGRTMIN+{number - signal.SIGRTMIN}"
+    return Status(128 + number, name)

@@ -1,0 +1,152 @@
+"""Processes that belong together, and their end.
+
+Each process leads a session and a process group of its own, with all that it starts (unless a child makes a new
+session: such a daemon is on its own, as after a login). A process that has ended is reaped only when its whole tree
+is given up, so the number of its group cannot meanwhile come to mean another one, and killing is always safe.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from typing import Mapping, Sequence
+
+
+class Wake:
+    """Wakes a thread that polls `fileno()`; may be set from any thread, at any time, also after it was closed."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable."""
+        return self._reader
+
+    def set(self) -> None:
+        """Make it readable."""
+        with self._lock:
+            if not self._closed:
+                try:
+                    os.write(self._writer, b"!")
+                except BlockingIOError:  # it is readable already
+                    pass
+
+    def clear(self) -> None:
+        """Make it unreadable again."""
+        try:
+            os.read(self._reader, 4096)
+        except BlockingIOError:
+            pass
+
+    def close(self) -> None:
+        """Close both ends."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                os.close(self._reader)
+                os.close(self._writer)
+
+
+class ProcessTree:
+    """Some processes started one after the other, waited for and killed together.
+
+    `spawn` any number of times, then `watch`; `wake` is set when the last of them has ended. `close` in any case.
+    """
+
+    def __init__(self, wake: Wake) -> None:
+        self._wake = wake
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._lock = threading.Lock()
+        self._watcher: threading.Thread | None = None
+        self._ended = threading.Event()
+        self._given_up = False
+        self._reaped = False
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        program: str,
+        environment: Mapping[str, str],
+        directory: str,
+        descriptors: tuple[int, int, int],
+    ) -> subprocess.Popen[bytes]:
+        """Start a program with these standard descriptors; raises OSError when it cannot be executed."""
+        stdin, stdout, stderr = descriptors
+        process = subprocess.Popen(
+            argv,
+            executable=program,
+            env=environment,
+            cwd=directory,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
+        self._processes.append(process)
+        return process
+
+    def watch(self) -> None:
+        """Begin to wait for the ends, in a thread (a process's end is no event of a descriptor before Linux 5.3)."""
+        if not self._processes:
+            self._ended.set()
+            return
+        watcher = threading.Thread(target=self._watch, name="process-watcher", daemon=True)
+        watcher.start()
+        self._watcher = watcher
+
+    @property
+    def ended(self) -> bool:
+        """Whether all processes have ended."""
+        return self._ended.is_set()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to every process of the tree that is still there."""
+        with self._lock:
+            if not self._reaped:
+                self._send(number)
+
+    def close(self, wait: float) -> None:
+        """Reap the processes; those that still run are killed first.
+
+        What cannot even be killed within `wait` seconds (it hangs in the kernel) is left to the watcher.
+        """
+        if not self.ended:
+            self.send(signal.SIGKILL)
+        if self._watcher is None:
+            for process in self._processes:
+                process.wait()
+            return
+        self._watcher.join(wait)
+        with self._lock:
+            if self.ended:
+                self._reap()
+            else:
+                self._given_up = True
+
+    def _watch(self) -> None:
+        for process in self._processes:
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with self._lock:
+            self._ended.set()
+            if self._given_up:
+                self._reap()
+        self._wake.set()
+
+    def _send(self, number: signal.Signals) -> None:
+        for process in self._processes:
+            try:
+                os.killpg(process.pid, number)
+            except ProcessLookupError:
+                pass
+
+    def _reap(self) -> None:
+        if not self._reaped:
+            for process in self._processes:
+                process.wait()  # returns at once: it has ended
+            self._reaped = True

@@ -1,0 +1,81 @@
+"""Asks the path policy about paths as a command gives them: relative to its working directory."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Protocol
+
+from guest.policy.getopt import ArgumentRefused
+
+NULL_DEVICE = "/dev/null"
+"""May be read and written by everyone, though devices are on the path policy's deny list."""
+
+_MAX_TREE = 20_000
+"""Files below a directory that are judged for `grep -r`; beyond that the judging would cost more than the search."""
+
+
+class PathRules(Protocol):
+    """What is needed of the path policy (guest.policy.paths.PathPolicy). All raise RpcError to refuse."""
+
+    def check_read(self, path: str) -> None:
+        """Whether content may be read."""
+
+    def check_write(self, path: str) -> None:
+        """Whether a file may be written there."""
+
+    def check_metadata(self, path: str) -> None:
+        """Whether metadata may be read; a symbolic link is itself."""
+
+    def open_read(self, path: str) -> int:
+        """Open a regular file for reading its content."""
+
+    def open_parent(self, path: str) -> tuple[int, str]:
+        """Open the directory of a file to be written; returns it and the file's name in it."""
+
+
+class PathJudge:
+    """The path policy as seen from one working directory (an absolute path)."""
+
+    def __init__(self, rules: PathRules, directory: str) -> None:
+        self._rules = rules
+        self._directory = directory
+
+    def absolute(self, path: str) -> str:
+        """The path from the root; not normalised, as `..` after a symbolic link means what the link leads to."""
+        return os.path.join(self._directory, path)
+
+    def read(self, path: str) -> None:
+        """Raise RpcError unless the content of `path` may be read."""
+        path = self.absolute(path)
+        if path != NULL_DEVICE:
+            self._rules.check_read(path)
+
+    def metadata(self, path: str) -> None:
+        """Raise RpcError unless metadata of `path` and, if it is a link, of what it leads to may be read."""
+        path = self.absolute(path)
+        if path == NULL_DEVICE:
+            return
+        self._rules.check_metadata(path)
+        if os.path.islink(path):
+            self._rules.check_metadata(os.path.realpath(path))
+
+    def read_tree(self, path: str) -> None:
+        """Raise unless every regular file at or below `path` may be read. Links below are not followed."""
+        self.read(path)
+        count = 0
+        for directory, _, names in os.walk(os.path.realpath(self.absolute(path))):
+            count += len(names)
+            if count > _MAX_TREE:
+                raise ArgumentRefused(path, f"more than {_MAX_TREE} files are below it: name a smaller directory")
+            for name in names:
+                file = os.path.join(directory, name)
+                if _is_regular(file):
+                    self._rules.check_read(file)
+
+
+def _is_regular(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:  # it went away meanwhile
+        return False
