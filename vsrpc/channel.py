@@ -24,7 +24,7 @@ from vsrpc.method import Idempotency, MethodDescriptor
 from vsrpc.retry import RetryPolicy
 from vsrpc.status import Code
 from vsrpc.transports import Connector, connector
-from vsrpc.wire import Headers, Limits, Request, Response
+from vsrpc.wire import Buffer, Headers, Limits, Request, Response
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -280,8 +280,7 @@ class UnaryUnaryCallable(Generic[Req, Res]):
 
     def _decode(self, response: Response) -> tuple[Res, Metadata, Metadata]:
         headers = response.headers
-        limit = self._channel.options.max_response_size
-        body = decompress(response.body, headers.get("content-encoding", ""), limit)
+        body = self._decompress(response)
         if response.status != 200:
             raise connect_unary.parse_error(response.status, headers, body)
         initial, trailing = connect_unary.split_metadata(headers)
@@ -296,6 +295,18 @@ class UnaryUnaryCallable(Generic[Req, Res]):
                 trailing_metadata=trailing,
             )
         return self._parse(bytes(body)), initial, trailing
+
+    def _decompress(self, response: Response) -> Buffer:
+        limit = self._channel.options.max_response_size
+        try:
+            return decompress(response.body, response.headers.get("content-encoding", ""), limit)
+        except RpcError as error:
+            if error.code() is Code.RESOURCE_EXHAUSTED:
+                raise
+            # What would be a caller's mistake in a request is a server's defect in a reply.
+            raise RpcError(
+                Code.INTERNAL, f"the reply to {self._path}: {error.details()}", reason="PROTOCOL_ERROR"
+            ) from error
 
     def _parse(self, body: bytes) -> Res:
         try:

@@ -21,10 +21,12 @@ def compress(body: Buffer) -> bytes:
 def decompress(body: Buffer, coding: str, limit: int) -> Buffer:
     """The body decoded from `coding` ("" and "identity" leave it as it is).
 
-    Raises RpcError: UNIMPLEMENTED for another coding, INVALID_ARGUMENT for broken gzip, RESOURCE_EXHAUSTED when more
-    than `limit` bytes come out (no more than that is ever decompressed).
+    Raises RpcError: UNIMPLEMENTED for another coding, INVALID_ARGUMENT for broken gzip, RESOURCE_EXHAUSTED when it has
+    more than `limit` bytes (no more than that is ever decompressed).
     """
     if coding in ("", "identity"):
+        if len(body) > limit:
+            raise _too_large(f"the body has {len(body)} bytes; the limit is {limit}", limit)
         return body
     if coding != "gzip":
         raise RpcError(
@@ -41,13 +43,12 @@ def decompress(body: Buffer, coding: str, limit: int) -> Buffer:
     except zlib.error as error:
         raise RpcError(Code.INVALID_ARGUMENT, f"the body is not valid gzip: {error}", reason="INVALID_PARAMS") from None
     if len(data) > limit:
-        raise RpcError(
-            Code.RESOURCE_EXHAUSTED,
-            f"the body is larger than the limit of {limit} bytes once decompressed",
-            reason="TOO_LARGE",
-            data={"limit": str(limit)},
-        )
+        raise _too_large(f"the body is larger than the limit of {limit} bytes once decompressed", limit)
     if not inflater.eof or inflater.unused_data:
         what = "ends too early" if not inflater.eof else "has bytes after its end"
         raise RpcError(Code.INVALID_ARGUMENT, f"the gzip body {what}", reason="INVALID_PARAMS")
     return data
+
+
+def _too_large(message: str, limit: int) -> RpcError:
+    return RpcError(Code.RESOURCE_EXHAUSTED, message, reason="TOO_LARGE", data={"limit": str(limit)})

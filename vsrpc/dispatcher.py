@@ -36,8 +36,6 @@ _RPC_PATH = re.compile(r"/[A-Za-z_][\w.]*/[A-Za-z_]\w*\Z")
 # A request id is echoed in a header and written to logs; one that is not of this shape is replaced.
 _REQUEST_ID = re.compile(r"[!-~]{1,128}\Z")
 
-_REFUSED_REASONS = {405: "METHOD_NOT_ALLOWED", 413: "TOO_LARGE"}
-
 
 @dataclass(frozen=True)
 class _Served:
@@ -134,7 +132,7 @@ class Call:
             status, extra = 405, [("allow", error.data["allowed"])]
         elif error.reason == "ENDPOINT_NOT_FOUND":
             status = 404
-        elif error.reason == "UNSUPPORTED_MEDIA_TYPE" and error.code() is Code.INVALID_ARGUMENT:
+        elif error.reason == "UNSUPPORTED_MEDIA_TYPE" and error.code() is Code.UNKNOWN:
             status, extra = 415, [("accept-post", ", ".join((*codec.PROTO_TYPES, codec.JSON_TYPE)))]
         return self.respond(
             status, [("content-type", codec.JSON_TYPE), *extra, *metadata], connect_unary.error_body(error)
@@ -149,12 +147,12 @@ class Dispatcher:
         *,
         errors: ErrorTable | None = None,
         max_request_size: int = 10485760,
-        request_timeout: float = 60.0,
+        request_timeout: float | None = 60.0,
         interceptors: Sequence[ServerInterceptor] = (),
     ) -> None:
         """`max_request_size` is in bytes and also bounds what a compressed body may become.
 
-        `request_timeout`, in seconds, is the deadline of requests that bring none.
+        `request_timeout`, in seconds, is the deadline of requests that bring none; None gives them none.
         """
         self.errors = errors or ErrorTable()
         self.max_request_size = max_request_size
@@ -185,8 +183,10 @@ class Dispatcher:
     def refuse(self, refused: Refused) -> Response:
         """The response for a request that the wire refused by its head."""
         call = Call(self, Request(refused.method, refused.target, refused.headers), "")
-        code = Code.RESOURCE_EXHAUSTED if refused.status == 413 else Code.UNIMPLEMENTED
-        error = RpcError(code, refused.message, reason=_REFUSED_REASONS.get(refused.status, ""))
+        if refused.status == 413:
+            error = RpcError(Code.RESOURCE_EXHAUSTED, refused.message, reason="TOO_LARGE")
+        else:
+            error = RpcError(Code.UNIMPLEMENTED, refused.message)
         response = call.fail(error)
         return Response(refused.status, response.headers, response.body)
 
@@ -218,7 +218,7 @@ class Dispatcher:
             reads = served.method.idempotency is Idempotency.NO_SIDE_EFFECTS
             allowed = "GET, POST" if reads else "POST"
             raise RpcError(
-                Code.UNIMPLEMENTED,
+                Code.UNKNOWN,  # as Connect's clients read 405 (connectrpc.com/docs/protocol#http-to-error-code)
                 f"{call.path} does not take {request.method}; use {allowed}",
                 reason="METHOD_NOT_ALLOWED",
                 data={"allowed": allowed},
@@ -297,7 +297,8 @@ def _accepts_gzip(headers: Headers) -> bool:
 
 def _wrong_type(content_type: str, accepted: Sequence[str]) -> RpcError:
     what = f"Content-Type {content_type!r} is not supported" if content_type else "Content-Type is missing"
-    return RpcError(Code.INVALID_ARGUMENT, f"{what}; send {' or '.join(accepted)}", reason="UNSUPPORTED_MEDIA_TYPE")
+    # UNKNOWN is how Connect's clients read 415 (connectrpc.com/docs/protocol#http-to-error-code).
+    return RpcError(Code.UNKNOWN, f"{what}; send {' or '.join(accepted)}", reason="UNSUPPORTED_MEDIA_TYPE")
 
 
 def _bad_params(message: str) -> RpcError:

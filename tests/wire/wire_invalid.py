@@ -151,7 +151,7 @@ INVALID_RESPONSES = [
         ("no space after the code", b"HTTP/1.1 200\r\n", 400, "'HTTP/1.1 200' is not"),
         ("code of two digits", b"HTTP/1.1 20 OK\r\n", 400, "is not"),
         ("code below 100", b"HTTP/1.1 099 OK\r\n", 400, "is not"),
-        ("code above 599", b"HTTP/1.1 600 OK\r\n", 400, "is not"),
+        ("code of four digits", b"HTTP/1.1 1000 OK\r\n", 400, "is not"),
         ("empty line first", b"\r\n" + reply(OK, b"Content-Length: 0"), 400, "empty line"),
         ("no framing", reply(OK), 400, "neither Content-Length nor chunked"),
         ("both framings", reply(OK, b"Content-Length: 5", TE_LINE), 400, "both"),

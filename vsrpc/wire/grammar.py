@@ -74,8 +74,8 @@ HOST = re.compile(_HOST, re.ASCII)
 ABSOLUTE_FORM = re.compile(rf"http://(?![/:?])({_HOST})({_ORIGIN})?", re.ASCII)
 
 # RFC 9112 4:  status-line = HTTP-version SP status-code SP [ reason-phrase ]
-# RFC 9110 15:  status codes outside 100..599 are invalid
-STATUS_LINE = re.compile(rf"HTTP/([0-9]\.[0-9]) ([1-5][0-9]{{2}}) ({_VALUE_CHAR}*)")
+# RFC 9110 15:  status codes outside 100..599 are invalid; a client should take 600..999 for a 5xx, as some use them
+STATUS_LINE = re.compile(rf"HTTP/([0-9]\.[0-9]) ([1-9][0-9]{{2}}) ({_VALUE_CHAR}*)")
 REASON = re.compile(rf"{_VALUE_CHAR}*")
 
 # RFC 9110 8.6:  Content-Length = 1*DIGIT. At most 18 digits: no real body is longer, and the number fits 64 bits.
