@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         "--config", metavar="FILE", help=f"configuration (default: {config.SYSTEM_FILE}, else the packaged defaults)"
     )
     parser.add_argument("--debug", action="store_true", help="log everything, also on standard error")
-    # For a daemon that lives in its parent's hands (the host's `local:` target): a pipe's end tells of any end of the parent.
+    # For a daemon in its parent's hands (the host's `local:` target): a pipe tells of its end, whatever that was.
     parser.add_argument("--exit-with-stdin", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"vsrpc-guest {__version__}")
     return parser

@@ -86,8 +86,10 @@ class PathPolicy:
         dirfd, name = self.open_parent(path)
         try:
             link = stat.S_ISLNK(os.stat(name, dir_fd=dirfd, follow_symlinks=False).st_mode)
-        except OSError:
-            link = False
+        except FileNotFoundError:
+            return
+        except OSError as failure:
+            raise as_rpc_error(failure, path) from failure
         finally:
             os.close(dirfd)
         if link:
