@@ -1,7 +1,7 @@
 """Runs protoc in this process, and the generator on what it read.
 
-`PYTHONPATH=. python tests/codegen/codegen_driver.py` rewrites tests/golden/out after a wanted change of the generator; read the
-difference before committing it.
+After a wanted change of the generator, `PYTHONPATH=. python tests/codegen/codegen_driver.py` rewrites tests/golden/out;
+read the difference before committing it.
 """
 
 from __future__ import annotations
