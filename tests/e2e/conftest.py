@@ -59,6 +59,13 @@ def client(request: pytest.FixtureRequest, target: str) -> Iterator[VirtioRPCCli
 
 
 @pytest.fixture
+def observer(target: str) -> Iterator[VirtioRPCClient]:
+    """A client that looks at the guest beside what is tested."""
+    with VirtioRPCClient(target) as made:
+        yield made
+
+
+@pytest.fixture
 def remote(target: str) -> Iterator[Remote]:
     """Makes paths in the guest that no other test uses. A VM's /tmp goes with it; the embedded guest's is ours."""
     prefix = f"/tmp/vsrpc-e2e-{uuid.uuid4().hex[:8]}-"
