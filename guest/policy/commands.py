@@ -12,6 +12,7 @@ import stat
 from typing import Iterable, Sequence
 
 from guest.errors import error
+from guest.os_errors import printable
 from guest.policy.arguments import RULES
 from guest.policy.environment import SAFE_PATH
 from guest.policy.getopt import ArgumentRefused
@@ -74,7 +75,8 @@ class CommandPolicy:
 
 def refused(what: str, why: str = "") -> RpcError:
     """The error for what may not run."""
-    reason = f"{why}; " if why else ""
+    what = printable(what)
+    reason = f"{printable(why)}; " if why else ""
     return error("PERMISSION_DENIED", f"Command not allowed: {what} ({reason}{_WAY_OUT})", command=what)
 
 
@@ -88,16 +90,17 @@ def lookup(name: str) -> str | None:
 
 
 def _find(program: str, directory: str) -> str:
+    shown = printable(program)
     if "/" not in program:
         path = lookup(program)
         if path is None:
-            raise error("CMD_NOT_FOUND", f"Command not found: {program} (looked in {SAFE_PATH})", command=program)
+            raise error("CMD_NOT_FOUND", f"Command not found: {shown} (looked in {SAFE_PATH})", command=shown)
         return path
     path = os.path.join(directory, program)
     if not os.path.exists(path):
-        raise error("CMD_NOT_FOUND", f"Command not found: {program} (no such file)", command=program)
+        raise error("CMD_NOT_FOUND", f"Command not found: {shown} (no such file)", command=shown)
     if not _is_program(path):
-        raise error("CMD_EXEC_FAILED", f"Cannot execute: {program} (not an executable file)", command=program)
+        raise error("CMD_EXEC_FAILED", f"Cannot execute: {shown} (not an executable file)", command=shown)
     return path
 
 

@@ -35,6 +35,11 @@ class CommandSyntaxError(ValueError):
 class CommandRefused(CommandSyntaxError):
     """The line may be right for a shell, but needs one: it uses what is not run while an allow list is in force."""
 
+    def __init__(self, what: str, way_out: str) -> None:
+        super().__init__(f"{what}: {way_out}")
+        self.what = what
+        self.way_out = way_out
+
 
 @dataclass(frozen=True)
 class Text:

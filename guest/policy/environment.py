@@ -12,7 +12,7 @@ import re
 from typing import Mapping
 
 from guest.errors import error
-from guest.policy.commands_parser import NAME
+from guest.policy.commands_words import NAME
 
 SAFE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where programs are looked for, always."""

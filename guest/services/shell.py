@@ -49,7 +49,7 @@ class ShellServicer(shell_vsrpc.ShellServicer):
         job = Job(environment, directory, context.deadline.sooner(timeout), self._max_output)
         try:
             if not context.add_callback(job.cancel):
-                job.cancel()
+                raise JobCancelled
             try:
                 status = self._run(request, job, Script(self._policy, environment, directory), directory)
             finally:
@@ -63,7 +63,7 @@ class ShellServicer(shell_vsrpc.ShellServicer):
             program = printable(failure.program)
             raise error("CMD_EXEC_FAILED", f"Cannot execute: {program} ({failure.why})", command=program) from None
         except CommandRefused as refusal:
-            raise refused(str(refusal)) from None
+            raise refused(refusal.what, refusal.way_out) from None
         except CommandSyntaxError as wrong:
             raise error("INVALID_PARAMS", f"command: {wrong}", field="command") from None
         finally:
