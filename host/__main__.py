@@ -7,14 +7,17 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-from host.cli.main import main as run
-
 
 def main() -> int:
     """Run the command line of this process; the exit code."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
-    return run(sys.argv[1:])
+    try:
+        from host.cli.main import main as run
+
+        return run(sys.argv[1:])
+    except KeyboardInterrupt:  # while modules were still being loaded
+        return 128 + signal.SIGINT
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

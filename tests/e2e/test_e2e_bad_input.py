@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Callable
 
 import pytest
 from e2e_cli import Cli, Remote
@@ -52,7 +53,7 @@ MIB = 1024 * 1024
         (["file-info", "/etc/shadow"], 4, ["/etc/shadow"]),
         (["service", "no-such-service", "status"], 5, []),
         (["service", "../../etc/passwd", "status"], 2, ["../../etc/passwd"]),
-        (["service", "-Hevil", "status"], 2, ["-H"]),
+        (["service", "--", "-Hevil", "status"], 2, ["-Hevil"]),
     ],
 )
 def test_bad_input(
@@ -144,17 +145,20 @@ def test_interrupted_transfer_leaves_nothing(
 
 def test_interrupted_exec_ends_at_once(cli: Cli, observer: VirtioRPCClient) -> None:
     with cli.start("exec", "sleep 29.5", stdout=-1, stderr=-1) as process:
-        _wait_for(lambda: "sleep 29.5" in observer.exec_command("ps axww")["data"]["stdout"])
+        _wait_for(lambda: _sleeps(observer))
         started = time.monotonic()
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     assert process.returncode == 130
     assert time.monotonic() - started < 10
-    _wait_for(lambda: "sleep 29.5" not in observer.exec_command("ps axww")["data"]["stdout"])
+    _wait_for(lambda: not _sleeps(observer))
 
 
-def _wait_for(condition: object, seconds: float = 20.0) -> None:
-    assert callable(condition)
+def _sleeps(observer: VirtioRPCClient) -> bool:
+    return "sleep 29.5" in observer.exec_command("ps -eo args")["data"]["stdout"].splitlines()
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it did not happen in time"
