@@ -88,6 +88,7 @@ for module, package in ("google.protobuf", "protobuf"), ("yaml", "yaml"), ("psut
 
 umask 022
 mkdir -p "$opt/releases" "$etc" "$root/usr/local/bin" "${unit%/*}" "${rule%/*}"
+rm -rf "$opt"/releases/.new.* # of a run that was cut off
 stage=$opt/releases/.new.$$
 trap 'rm -rf "$stage"' EXIT
 mkdir "$stage"

@@ -15,8 +15,8 @@ PROBE_END = b"Kernel panic"
 
 OPTIONS = {
     "kvm": ["-accel", "kvm", "-cpu", "host"],
-    # Emulating few features boots fastest ("max" takes a quarter longer).
-    "tcg": ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "qemu64,-svm"],
+    # Emulating few features boots fastest ("max" takes a quarter longer); rdrand spares the wait for entropy.
+    "tcg": ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "qemu64,-svm,+rdrand"],
 }
 
 

@@ -29,6 +29,8 @@ root=$1
 chroot "$root" passwd -q -d root
 chroot "$root" systemctl -q disable {disabled}
 chroot "$root" systemctl -q mask {masked}
+mkdir -p "$root/etc/systemd/system-generators"
+for generator in {generators}; do ln -s /dev/null "$root/etc/systemd/system-generators/$generator"; done
 chroot "$root" systemctl -q enable serial-getty@ttyS0.service
 rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/* "$root"/etc/apt/apt.conf.d/99mmdebstrap
 : >"$root/etc/machine-id"
@@ -148,7 +150,12 @@ def _collect(out: Path, target: Path) -> None:
 
 
 def _fill(script: str, out: Path) -> str:
-    return script.format(out=shlex.quote(str(out)), masked=" ".join(recipe.MASKED), disabled=" ".join(recipe.DISABLED))
+    return script.format(
+        out=shlex.quote(str(out)),
+        masked=" ".join(recipe.MASKED),
+        generators=" ".join(recipe.MASKED_GENERATORS),
+        disabled=" ".join(recipe.DISABLED),
+    )
 
 
 def _tar(files: dict[str, str]) -> bytes:

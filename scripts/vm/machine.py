@@ -83,13 +83,14 @@ class VM:
             VMError: a step failed.
         """
         with self._locked():
+            guest_side = payload.collect()
             if not self.running:
-                self._boot(ssh)
+                self._boot(ssh, guest_side)
             elif ssh and not self.ssh_port:
                 raise VMError(f"VM {self.name} runs without a network; stop it first")
-            elif self._state()["payload"] != payload.key():
-                payload.install(self.ga)
-                self._save_state(payload=payload.key())
+            elif self._state()["payload"] != guest_side.key:
+                payload.install(self.ga, guest_side)
+                self._save_state(payload=guest_side.key)
         if wait_daemon:
             self.wait_daemon()
 
@@ -178,24 +179,24 @@ class VM:
     def _disk(self) -> Path:
         return cache_dir() / f"run-{self.name}.qcow2"
 
-    def _boot(self, ssh: bool) -> None:
+    def _boot(self, ssh: bool, guest_side: payload.Payload) -> None:
         self.stop()  # what an earlier one left behind
         self.run.mkdir(mode=0o700)
         try:
             host.require(host.RUN_NEEDS)
             base = image.ensure()
-            layer = cache_dir() / f"guest-{base.key}-{payload.key()}.qcow2"
+            layer = cache_dir() / f"guest-{base.key}-{guest_side.key}.qcow2"
             if layer.exists():
                 layer.touch()
                 qemu.create_overlay(self._disk, layer, "qcow2")
             else:
                 qemu.create_overlay(self._disk, base.disk, "raw")
             setup = qemu.Setup(self.run, base, self._disk, accel.detect(base.kernel), _free_port() if ssh else None)
-            self._save_state(accel=setup.accel, ssh_port=setup.ssh_port, payload=payload.key())
+            self._save_state(accel=setup.accel, ssh_port=setup.ssh_port, payload=guest_side.key)
             qemu.start(setup)
             self.wait_boot()
             if not layer.exists():
-                payload.install(self.ga)
+                payload.install(self.ga, guest_side)
                 self._keep_layer(layer)
             if ssh:
                 self._admit_ssh()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import VMError
@@ -16,38 +17,46 @@ UPLOAD, UNPACKED = "/root/vsrpc.tar", "/root/vsrpc-src"
 INSTALL_SECONDS = 180.0
 
 
-def files() -> list[Path]:
-    """What goes into the guest, sorted, relative to the project."""
-    found = [PROJECT / INSTALLER]
-    for package in ("vsrpc", "guest"):
-        found += [path for path in (PROJECT / package).rglob("*") if path.is_file()]
-    names = (path.relative_to(PROJECT) for path in found)
-    return sorted(n for n in names if "__pycache__" not in n.parts and n.parts[:2] != ("vsrpc", "codegen"))
+@dataclass(frozen=True)
+class Payload:
+    """The guest side at one moment: a tar of it, and a name for its content."""
+
+    key: str
+    tar: bytes
 
 
-def key() -> str:
-    """Names the present content of `files`."""
-    digest = hashlib.sha256()
-    for name in files():
-        data = (PROJECT / name).read_bytes()
-        digest.update(f"{name}\0{len(data)}\0".encode() + data)
-    return digest.hexdigest()[:12]
+def collect() -> Payload:
+    """Read the guest side as it is in the working tree now."""
+    digest, buffer = hashlib.sha256(), io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name in _files():
+            data = (PROJECT / name).read_bytes()
+            digest.update(f"{name}\0{len(data)}\0".encode() + data)
+            member = tarfile.TarInfo(str(name))
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return Payload(digest.hexdigest()[:12], buffer.getvalue())
 
 
-def install(agent: GuestAgent) -> None:
+def install(agent: GuestAgent, payload: Payload) -> None:
     """Install or upgrade vsrpc in the running guest.
 
     Raises:
         VMError: the installer failed; its output is in the message.
     """
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name in files():
-            archive.add(PROJECT / name, str(name))
-    agent.write_file(UPLOAD, buffer.getvalue())
+    agent.write_file(UPLOAD, payload.tar)
     script = f"rm -rf {UNPACKED} && mkdir {UNPACKED} && tar -xf {UPLOAD} -C {UNPACKED} --no-same-owner"
     script += f" && sh {UNPACKED}/{INSTALLER} && rm -rf {UNPACKED} {UPLOAD}"
     try:
         agent.check(["/bin/sh", "-c", script], timeout=INSTALL_SECONDS)
     except VMError as error:
         raise VMError(f"installing vsrpc in the guest failed: {error}") from None
+
+
+def _files() -> list[Path]:
+    """Sorted, relative to the project."""
+    found = [PROJECT / INSTALLER]
+    for package in ("vsrpc", "guest"):
+        found += [path for path in (PROJECT / package).rglob("*") if path.is_file()]
+    names = (path.relative_to(PROJECT) for path in found)
+    return sorted(n for n in names if "__pycache__" not in n.parts and n.parts[:2] != ("vsrpc", "codegen"))

@@ -64,25 +64,24 @@ MASKED = (
     "sys-kernel-config.mount",
     "sys-kernel-debug.mount",
     "sys-kernel-tracing.mount",
+    "systemd-logind.service",
     "systemd-ask-password-console.path",
     "systemd-ask-password-wall.path",
 )
+# Programs that systemd runs at each start to make units of things that this guest has none of.
+MASKED_GENERATORS = (
+    "systemd-bless-boot-generator",
+    "systemd-cryptsetup-generator",
+    "systemd-gpt-auto-generator",
+    "systemd-hibernate-resume-generator",
+    "systemd-integritysetup-generator",
+    "systemd-rc-local-generator",
+    "systemd-system-update-generator",
+    "systemd-sysv-generator",
+    "systemd-veritysetup-generator",
+)
 # Started by the kernel command line where the VM has a network.
 DISABLED = ("ssh.service", "systemd-networkd.service", "getty@tty1.service")
-
-KERNEL_ARGS = (
-    "console=ttyS0",
-    "quiet",
-    "panic=-1",  # a panic ends QEMU (-no-reboot is off, so it reboots) instead of hanging until a time-out
-    "systemd.show_status=0",
-    "mitigations=off",  # dear under emulation, and the guest runs nobody's secrets
-    "nokaslr",
-    "audit=0",
-    "apparmor=0",
-    "net.ifnames=0",
-    # Emulated legacy devices that nothing uses: probing them takes seconds.
-    "modprobe.blacklist=ata_piix,ata_generic,floppy,psmouse,i2c_piix4,kvm_amd,kvm_intel,pcspkr,evdev,button",
-)
 
 FILES = {
     "etc/hostname": "vsrpc-guest\n",
