@@ -16,9 +16,11 @@ import vsrpc
 from guest.config import GuestConfig
 from guest.errors import ERRORS
 from guest.files.sessions import UploadSessions
+from guest.policy.commands import CommandPolicy
 from guest.policy.paths import PathPolicy
 from guest.services.file import FileService
 from guest.services.service_manager import ServiceManagerService
+from guest.services.shell import ShellServicer
 from guest.services.system import SystemService
 from vsrpc._version import __version__
 from vsrpc.context import ServicerContext
@@ -28,6 +30,7 @@ from vsrpc.server import Server
 from vsrpc.transports import Listener
 from vsrpc.v1.file_vsrpc import add_FileServicer_to_server
 from vsrpc.v1.service_vsrpc import add_ServiceManagerServicer_to_server
+from vsrpc.v1.shell_vsrpc import add_ShellServicer_to_server
 from vsrpc.v1.system_vsrpc import add_SystemServicer_to_server
 
 _log = logging.getLogger(__name__)
@@ -46,6 +49,8 @@ class Daemon:
         paths = PathPolicy(config.security.allowed_paths, own=[config_file, *_program_places()])
         self._files = FileService(paths, config.server.max_request_size, UploadSessions())
         add_SystemServicer_to_server(SystemService(), self.dispatcher)
+        commands = CommandPolicy(config.security.allowed_commands, paths)
+        add_ShellServicer_to_server(ShellServicer(commands), self.dispatcher)
         add_FileServicer_to_server(self._files, self.dispatcher)
         add_ServiceManagerServicer_to_server(ServiceManagerService(), self.dispatcher)
         self._server = Server(self.dispatcher, agent=f"vsrpc-guest/{__version__}", workers=config.server.workers)

@@ -1,0 +1,266 @@
+"""ServiceManager, with a systemctl of our own that keeps its units in files; the real one is met in the VM's tests."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from servicer_helpers import context, refused
+
+from guest.machine.systemd import is_running, unit_name
+from guest.services import service_manager
+from guest.services.service_manager import ServiceManagerService
+from vsrpc.context import ServicerContext
+from vsrpc.v1 import service_pb2 as pb
+
+_SYSTEMCTL = """#!/bin/sh
+cd "{here}"
+echo "$@" >> calls
+env | sort > environment
+for unit; do :; done
+action=$1
+if [ -e "hang-$action" ]; then echo $$ > pid; exec sleep 100; fi
+if [ "$action" = show ]; then
+    if [ ! -e "units/$unit" ]; then unit=missing; printf 'LoadState=not-found\\nActiveState=inactive\\n' > units/missing; fi
+    cat "units/$unit"
+elif [ "$action" = status ]; then
+    echo "* $unit - for people"
+    exit 3
+elif [ -e "fail-$unit" ]; then
+    cat "fail-$unit" >&2
+    exit 1
+else
+    case $action in
+    start|restart) sed -i 's/^ActiveState=.*/ActiveState=active/; s/^MainPID=.*/MainPID=4242/' "units/$unit" ;;
+    stop) sed -i 's/^ActiveState=.*/ActiveState=inactive/; s/^MainPID=.*/MainPID=0/' "units/$unit" ;;
+    enable) sed -i 's/^UnitFileState=.*/UnitFileState=enabled/' "units/$unit"; echo "Created symlink." >&2 ;;
+    disable) sed -i 's/^UnitFileState=.*/UnitFileState=disabled/' "units/$unit" ;;
+    esac
+fi
+"""
+
+_JOURNALCTL = """#!/bin/sh
+echo "$@" > "{here}/journal-call"
+printf 'starting up\\ncannot bind to port 80\\n'
+"""
+
+
+class Guest:
+    """A guest with systemd, as far as systemctl and journalctl tell."""
+
+    def __init__(self, here: Path) -> None:
+        self.here = here
+        (here / "units").mkdir()
+        for name, script in (("systemctl", _SYSTEMCTL), ("journalctl", _JOURNALCTL)):
+            (here / name).write_text(script.replace("{here}", str(here)))
+            (here / name).chmod(0o755)
+        self.service = ServiceManagerService((str(here),), lambda: True)
+
+    def unit(self, name: str, active: str = "inactive", sub: str = "", pid: int = 0, file: str = "disabled") -> None:
+        (self.here / "units" / name).write_text(
+            f"Id={name}\nLoadState=loaded\nActiveState={active}\nSubState={sub}\nMainPID={pid}\nUnitFileState={file}\n"
+        )
+
+    def control(self, name: str, action: str, call: ServicerContext | None = None) -> pb.ControlResponse:
+        return self.service.Control(pb.ControlRequest(name=name, action=action), call or context())
+
+    def calls(self) -> list[str]:
+        return (self.here / "calls").read_text().splitlines()
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Guest:
+    return Guest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("active", "sub", "file", "status", "enabled"),
+    [
+        ("active", "running", "enabled", "running", True),
+        ("active", "exited", "enabled-runtime", "exited", True),
+        ("active", "listening", "static", "running", False),
+        ("inactive", "dead", "disabled", "stopped", False),
+        ("failed", "failed", "", "failed", False),
+        ("activating", "auto-restart", "enabled", "starting", True),
+        ("deactivating", "stop-sigterm", "masked", "stopping", False),
+        ("reloading", "reload", "enabled", "reloading", True),
+    ],
+)
+def test_status(guest: Guest, active: str, sub: str, file: str, status: str, enabled: bool) -> None:
+    guest.unit("web.service", active, sub, 17, file)
+    reply = guest.control("web", "status")
+    assert reply == pb.ControlResponse(
+        name="web",
+        action="status",
+        status=status,
+        enabled=enabled,
+        pid=17,
+        output="* web.service - for people\n",
+    )
+
+
+def test_actions_and_what_they_lead_to(guest: Guest) -> None:
+    guest.unit("web.service")
+    for action, expected in (
+        ("start", ("running", False, 4242, "")),
+        ("enable", ("running", True, 4242, "Created symlink.")),
+        ("restart", ("running", True, 4242, "")),
+        ("stop", ("stopped", True, 0, "")),
+        ("disable", ("stopped", False, 0, "")),
+    ):
+        reply = guest.control("web.service", action)
+        assert (reply.status, reply.enabled, reply.pid, reply.output) == expected
+        assert f"{action} --no-pager --no-ask-password -- web.service" in guest.calls()
+
+
+def test_the_programs_see_nothing_of_the_daemons_environment(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYSTEMD_EDITOR", "vi")
+    monkeypatch.setenv("LANG", "de_DE.UTF-8")
+    guest.unit("web.service")
+    guest.control("web", "start")
+    environment = (guest.here / "environment").read_text()
+    assert "SYSTEMD_EDITOR" not in environment
+    assert "LC_ALL=C\n" in environment
+    assert "LANG=" not in environment
+
+
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [
+        ("nginx", "nginx.service"),
+        ("nginx.service", "nginx.service"),
+        ("ssh.socket", "ssh.socket"),
+        ("getty@tty1", "getty@tty1.service"),
+        ("a.b", "a.b.service"),
+        ("service", "service.service"),
+        (r"dev-disk-by\x2dlabel.swap", r"dev-disk-by\x2dlabel.swap"),
+        ("x" * 247, "x" * 247 + ".service"),
+    ],
+)
+def test_unit_names(name: str, full: str) -> None:
+    assert unit_name(name) == full
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "-H",
+        "--root=/x",
+        "../x",
+        "/etc/systemd/system/x.service",
+        "a*",
+        "a?",
+        "[a]",
+        "a b",
+        "a;b",
+        "a\nb",
+        "$(x)",
+        ".service",
+        "ünit",
+        "a\0",
+        "x" * 248,
+    ],
+)
+def test_names_that_are_no_unit_reach_no_program(guest: Guest, name: str) -> None:
+    failure = refused("INVALID_PARAMS", guest.control, name, "start")
+    assert failure.details().startswith("Not a service: ")
+    assert not (guest.here / "calls").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "action", "reason", "message"),
+    [
+        ("", "status", "MISSING_REQUIRED", "name is missing"),
+        ("web", "", "MISSING_REQUIRED", "action is missing"),
+        ("web", "kill", "INVALID_PARAMS", "No such action: 'kill' (there are status, start, stop, restart"),
+        ("web", "Start", "INVALID_PARAMS", "No such action: 'Start'"),
+        ("none", "status", "UNIT_NOT_FOUND", "No such service in the guest: none.service"),
+        ("none", "start", "UNIT_NOT_FOUND", "No such service in the guest: none.service"),
+    ],
+)
+def test_mistakes(guest: Guest, name: str, action: str, reason: str, message: str) -> None:
+    guest.unit("web.service")
+    assert message in refused(reason, guest.control, name, action).details()
+
+
+def test_a_failed_start_says_why(guest: Guest) -> None:
+    guest.unit("web.service", "failed")
+    said = "Job for web.service failed because the control process exited with error code.\nSee journalctl.\n"
+    (guest.here / "fail-web.service").write_text(said)
+    failure = refused("UNIT_FAILED", guest.control, "web", "start")
+    assert failure.details() == (
+        "Cannot start web.service: Job for web.service failed because the control process exited with error code. "
+        "See journalctl.; its last message: cannot bind to port 80"
+    )
+    assert failure.data["status"] == "failed"
+    assert failure.data["output"] == said.strip()
+    assert failure.data["journal"] == "starting up\ncannot bind to port 80"
+    assert "--unit=web.service" in (guest.here / "journal-call").read_text()
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["Failed to start web.service: Access denied", "Failed to enable unit: Interactive authentication required."],
+)
+def test_a_daemon_without_the_right(guest: Guest, said: str) -> None:
+    guest.unit("web.service")
+    (guest.here / "fail-web.service").write_text(said)
+    assert said in refused("PERMISSION_DENIED", guest.control, "web", "start").details()
+
+
+def test_a_guest_without_systemd(guest: Guest, tmp_path: Path) -> None:
+    without = ServiceManagerService((str(guest.here),), lambda: False)
+    failure = refused("NOT_SUPPORTED", without.Control, pb.ControlRequest(name="web", action="status"), context())
+    assert "no systemd" in failure.details()
+    bare = ServiceManagerService((str(tmp_path / "none"),), lambda: True)
+    failure = refused("NOT_SUPPORTED", bare.Control, pb.ControlRequest(name="web", action="status"), context())
+    assert "systemctl is not installed" in failure.details()
+    assert is_running(str(tmp_path))
+    assert not is_running(str(tmp_path / "none"))
+
+
+def test_what_takes_too_long_is_left_to_systemd(guest: Guest) -> None:
+    guest.unit("web.service")
+    (guest.here / "hang-start").touch()
+    failure = refused("DEADLINE_EXCEEDED", guest.control, "web", "start", context(1))
+    assert "start of web.service has not ended in time" in failure.details()
+    assert not os.path.exists(f"/proc/{(guest.here / 'pid').read_text().strip()}")
+
+
+def test_a_caller_who_leaves_ends_the_program(guest: Guest) -> None:
+    guest.unit("web.service")
+    (guest.here / "hang-start").touch()
+    call = context(60)
+    ended = threading.Event()
+
+    def leave() -> None:
+        while not (guest.here / "pid").exists() and not ended.wait(0.01):
+            pass
+        call.cancel()
+
+    thread = threading.Thread(target=leave)
+    thread.start()
+    try:
+        refused("DEADLINE_EXCEEDED", guest.control, "web", "start", call)
+    finally:
+        ended.set()
+        thread.join()
+    refused("DEADLINE_EXCEEDED", guest.control, "web", "start", call)  # who has left already starts nothing
+
+
+def test_our_own_unit_is_not_stopped_and_restarts_after_the_reply(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest.unit("vsrpc-guest.service", "active", "running", os.getpid())
+    failure = refused("PERMISSION_DENIED", guest.control, "vsrpc-guest", "stop")
+    assert "vsrpc-guest.service is the daemon that serves this call" in failure.details()
+    monkeypatch.setattr(service_manager, "_RESTART_DELAY", 0.05)
+    before = set(threading.enumerate())
+    reply = guest.control("vsrpc-guest", "restart")
+    (timer,) = set(threading.enumerate()) - before
+    assert reply.status == "running"
+    assert "restarts in 0.05 s" in reply.output
+    timer.join()
+    assert guest.calls()[-1] == "restart --no-pager --no-ask-password --no-block -- vsrpc-guest.service"
