@@ -14,6 +14,7 @@ import json
 from typing import Any, Callable, Mapping
 
 from vsrpc.errors import RpcError
+from vsrpc.fields import is_int64, is_map, is_repeated, map_value
 from vsrpc.status import Code
 from vsrpc.wire import Buffer
 
@@ -69,17 +70,9 @@ def unknown_field(message: Any) -> int:
 
 
 def _children(descriptor: Any, value: Any) -> list[Any]:
-    if descriptor.message_type.GetOptions().map_entry:
-        if descriptor.message_type.fields_by_name["value"].message_type is None:
-            return []
-        return list(value.values())
-    return list(value) if _repeated(descriptor) else [value]
-
-
-def _repeated(descriptor: Any) -> bool:
-    # `label` is deprecated in newer runtimes, `is_repeated` is missing in older ones.
-    repeated = getattr(descriptor, "is_repeated", None)
-    return bool(descriptor.label == descriptor.LABEL_REPEATED if repeated is None else repeated)
+    if is_map(descriptor):
+        return [] if map_value(descriptor).message_type is None else list(value.values())
+    return list(value) if is_repeated(descriptor) else [value]
 
 
 # -- JSON
@@ -183,12 +176,11 @@ def _adapt(descriptor: Any, value: Any, text_fields: TextFields) -> None:
     for field in descriptor.fields:
         if field.name not in value:
             continue
-        if field.message_type is not None and field.message_type.GetOptions().map_entry:
-            entry = field.message_type.fields_by_name["value"]
+        if is_map(field):
             items = value[field.name]
             for key in items:
-                items[key] = _adapt_value(entry, items[key], text_fields)
-        elif _repeated(field):
+                items[key] = _adapt_value(map_value(field), items[key], text_fields)
+        elif is_repeated(field):
             value[field.name] = [_adapt_value(field, item, text_fields) for item in value[field.name]]
         else:
             value[field.name] = _adapt_value(field, value[field.name], text_fields)
@@ -200,7 +192,7 @@ def _adapt(descriptor: Any, value: Any, text_fields: TextFields) -> None:
 def _adapt_value(field: Any, value: Any, text_fields: TextFields) -> Any:
     if field.message_type is not None:
         _adapt(field.message_type, value, text_fields)
-    elif isinstance(value, str) and field.cpp_type in (field.CPPTYPE_INT64, field.CPPTYPE_UINT64):
+    elif isinstance(value, str) and is_int64(field):
         number = int(value)
         return number if abs(number) <= _MAX_EXACT else value
     return value

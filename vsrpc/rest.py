@@ -10,6 +10,7 @@ from typing import Any, Iterable
 from urllib.parse import parse_qsl, unquote
 
 from vsrpc.errors import RpcError
+from vsrpc.fields import is_bool, is_repeated
 from vsrpc.method import Route
 from vsrpc.status import Code
 
@@ -101,22 +102,17 @@ def query_fields(message_type: Any, pairs: Iterable[tuple[str, str]]) -> dict[st
             known = ", ".join(sorted(field.name for field in message_type.DESCRIPTOR.fields)) or "none"
             raise _bad_params(f"unknown query parameter {name!r}; the parameters are: {known}", field=name)
         item: Any = text
-        if field.cpp_type == field.CPPTYPE_BOOL:
+        if is_bool(field):
             if text not in ("true", "false"):
                 raise _bad_params(f"query parameter {name}={text!r} is not true or false", field=name)
             item = text == "true"
-        if _is_repeated(field):
+        if is_repeated(field):
             value.setdefault(field.name, []).append(item)
         elif field.name in value:
             raise _bad_params(f"query parameter {name!r} is given twice", field=name)
         else:
             value[field.name] = item
     return value
-
-
-def _is_repeated(field: Any) -> bool:
-    repeated = getattr(field, "is_repeated", None)
-    return bool(field.label == field.LABEL_REPEATED if repeated is None else repeated)
 
 
 def _unquote(text: str, what: str) -> str:

@@ -1,4 +1,4 @@
-"""Generated code on every Python and protobuf that it promises to run on; a Python that is not here is a skipped case.
+"""Generated code on every Python and protobuf that it promises; a Python that is not here is a case that says so.
 
 Runtimes are installed once from the package index, as wheels, into a cache (`VSRPC_CACHE`, default ~/.cache/vsrpc).
 Each case runs isolated interpreters (-I -S): nothing but the standard library, that protobuf and this repository.
@@ -94,11 +94,19 @@ def installed(runtime: Runtime, python: tuple[int, int]) -> Path:
     return target
 
 
+@pytest.fixture
+def present(python: tuple[int, int], request: pytest.FixtureRequest) -> tuple[int, int]:
+    """The Python of the case, if this machine has it: a suite cannot install interpreters."""
+    if interpreter(python) is None:
+        request.applymarker(pytest.mark.host_feature)
+        pytest.skip(f"no Python {python[0]}.{python[1]} on this machine")
+    return python
+
+
 def run(python: tuple[int, int], *arguments: str, implementation: str = "default") -> None:
     """Run an isolated Python and fail with its output when it fails."""
     path = interpreter(python)
-    if path is None:
-        pytest.skip(f"no Python {python[0]}.{python[1]} on this machine")
+    assert path is not None
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PROTOCOL_BUFFERS_")}
     if implementation != "default":
         environment["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"] = implementation
@@ -125,21 +133,20 @@ def _marks(python: tuple[int, int]) -> tuple[pytest.MarkDecorator, ...]:
         if python >= runtime.oldest_python
     ],
 )
-def test_generated_code(python: tuple[int, int], runtime: Runtime) -> None:
-    if interpreter(python) is None:
-        pytest.skip(f"no Python {python[0]}.{python[1]} on this machine")
-    path = (str(installed(runtime, python)), str(ROOT), str(ROOT / "tests" / "golden" / "out"))
+def test_generated_code_and_a_call(present: tuple[int, int], runtime: Runtime) -> None:
+    path = (str(installed(runtime, present)), str(ROOT), str(ROOT / "tests" / "golden" / "out"))
     for implementation in IMPLEMENTATIONS:
-        run(python, str(PROBE), runtime.version, implementation, *path, implementation=implementation)
+        run(present, str(PROBE), runtime.version, implementation, *path, implementation=implementation)
+    run(present, str(PROBE.with_name("probe_call.py")), *path)
 
 
 @pytest.mark.parametrize(
     "python", [pytest.param(python, id=f"py{python[0]}.{python[1]}", marks=_marks(python)) for python in PYTHONS]
 )
-def test_tables_need_no_protobuf(python: tuple[int, int]) -> None:
+def test_tables_need_no_protobuf(present: tuple[int, int]) -> None:
     names = sorted(path.stem for path in (ROOT / "vsrpc" / "v1").glob("*_tables.py"))
     imports = "\n".join(f"import vsrpc.v1.{name}" for name in names)
-    run(python, "-c", f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{imports}\nassert 'google' not in sys.modules")
+    run(present, "-c", f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{imports}\nassert 'google' not in sys.modules")
 
 
 def test_matrix_holds_what_this_run_uses() -> None:

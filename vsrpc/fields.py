@@ -1,0 +1,38 @@
+"""What a field descriptor is, asked in a way that every protobuf runtime from 3.12.4 to 7.x answers.
+
+Some of them have the constants on the descriptor, some do not; `label` gives way to `is_repeated`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# google/protobuf/descriptor.h: FieldDescriptor::CppType
+_INT64, _UINT64, _BOOL = 2, 4, 7
+_LABEL_REPEATED = 3  # google/protobuf/descriptor.proto
+
+
+def is_repeated(field: Any) -> bool:
+    """Whether it is a list or a map."""
+    repeated = getattr(field, "is_repeated", None)
+    return bool(field.label == _LABEL_REPEATED if repeated is None else repeated)
+
+
+def is_map(field: Any) -> bool:
+    """Whether it is a map."""
+    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
+
+
+def map_value(field: Any) -> Any:
+    """The descriptor of a map's values."""
+    return field.message_type.fields_by_name["value"]
+
+
+def is_int64(field: Any) -> bool:
+    """Whether its values are 64-bit integers, signed or not."""
+    return field.cpp_type in (_INT64, _UINT64)
+
+
+def is_bool(field: Any) -> bool:
+    """Whether its values are booleans."""
+    return bool(field.cpp_type == _BOOL)
