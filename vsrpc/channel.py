@@ -29,6 +29,10 @@ from vsrpc.wire import Buffer, Headers, Limits, Request, Response
 Req = TypeVar("Req")
 Res = TypeVar("Res")
 
+# A session may have died unnoticed since the last call. When so many in a row end as soon as they begin, the peer is at
+# fault, and connecting on and on would only wear out its port.
+_MAX_SESSIONS = 3
+
 _PROTO = "application/proto"
 _JSON = "application/json"
 
@@ -154,8 +158,10 @@ class Channel:
             return call
         request = Request(method, target, Headers([("host", "guest"), (REQUEST_ID, request_id), *headers]), body)
         try:
+            sessions = 0
             while True:
                 session = self._link.connect(deadline)
+                sessions += 1
                 if session.peer is not None and len(body) > session.peer.max_request_size:
                     raise RpcError(
                         Code.RESOURCE_EXHAUSTED,
@@ -169,7 +175,12 @@ class Channel:
                     self._link.send(session, request, deadline)
                     return call
                 except SessionOver:
-                    continue
+                    if sessions == _MAX_SESSIONS:
+                        raise session.failure or RpcError(
+                            Code.UNAVAILABLE,
+                            f"{self.name}: the connection ends whenever it is made",
+                            reason="CONNECTION_LOST",
+                        ) from None
         except RpcError as error:
             call.fail(error)
             return call

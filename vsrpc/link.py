@@ -174,6 +174,7 @@ class Session:
         self.connection = connection
         self.peer: Peer | None = None
         self.over = False
+        self.failure: RpcError | None = None  # why it is over, unless this end ended it
         self.send_lock = threading.Lock()
         self._owner = owner
         self._name = name
@@ -231,6 +232,7 @@ class Session:
             failure = RpcError(Code.INTERNAL, f"{self._name}: {error!r}", reason="PROTOCOL_ERROR")
             raise
         finally:
+            self.failure = failure
             self.end()
             self._owner.on_lost(self, failure)
 

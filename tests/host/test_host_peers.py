@@ -36,7 +36,13 @@ def hang_up(peer: socket.socket) -> None:
 
 
 @pytest.fixture
-def peer(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+def clients() -> list[int]:
+    """Grows by one for each client of `peer`."""
+    return []
+
+
+@pytest.fixture
+def peer(tmp_path: Path, request: pytest.FixtureRequest, clients: list[int]) -> Iterator[str]:
     """A socket whose every client is treated in the way that the test's parameter says."""
     behave: Behaviour = request.param
     listener = socket.socket(socket.AF_UNIX)
@@ -49,6 +55,7 @@ def peer(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
                 client, _ = listener.accept()
             except OSError:
                 return
+            clients.append(client.fileno())
             with client:
                 try:
                     behave(client)
@@ -119,6 +126,12 @@ def test_peers_that_are_no_guest(
     assert os.listdir(tmp_path) == ["s"]
 
 
+@pytest.mark.parametrize("peer", [hang_up, speak(HELLO + b"rubbish\r\n\r\n")], indirect=True)
+def test_a_peer_that_breaks_off_is_not_worn_out(run: Run, peer: str, clients: list[int], mode: list[str]) -> None:
+    run("-s", peer, "-t", "30", *mode, "exec", "ls")
+    assert len(clients) <= 3
+
+
 def test_sockets_that_nobody_serves(run: Run, mode: list[str], tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(tmp_path / "dead"))
@@ -126,7 +139,7 @@ def test_sockets_that_nobody_serves(run: Run, mode: list[str], tmp_path: Path) -
     for path, fragment in (
         ("missing", "no such socket; is the VM running"),
         ("dead", "nobody listens on this socket"),
-        ("file", "nobody listens on this socket"),
+        ("file", "not a socket"),
         ("x" * 200, "too long"),
     ):
         code, text = run("-s", str(tmp_path / path), *mode, "ping")

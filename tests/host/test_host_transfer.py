@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
+import tempfile
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Iterator, Mapping
 
 import pytest
 from host_fakes import FakeFiles
@@ -320,6 +322,46 @@ def test_local_places_that_cannot_take_a_download(tmp_path: Path, local: str, me
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No space left on device; free some space"):
-        download(FakeFiles({"/tmp/f": b"abc"}), "/tmp/f", "/dev/full")
+@pytest.mark.parametrize("existing", [None, b"before"])
+def test_full_disk_is_told_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bytes | None
+) -> None:
+    def full(fd: int, data: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if existing is not None:
+        (tmp_path / "f").write_bytes(existing)
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left on device; free some space") as caught:
+        download(FakeFiles({"/tmp/f": b"abc"}), "/tmp/f", tmp_path / "f")
+    monkeypatch.undo()
+    assert caught.value.filename == str(tmp_path / "f")
+    assert [(tmp_path / name).read_bytes() for name in os.listdir(tmp_path)] == ([] if existing is None else [existing])
+
+
+@pytest.fixture
+def private_directory() -> Iterator[Path]:
+    """A directory with a file "secret" that only its owner may read; the test then runs as somebody else."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        directory = Path(name)
+        (directory / "secret").write_bytes(b"")
+        (directory / "secret").chmod(0o000)
+        directory.chmod(0o555)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)  # nobody: root may do everything
+        yield directory
+        os.seteuid(user)
+        directory.chmod(0o755)
+
+
+def test_no_permission(private_directory: Path) -> None:
+    guest = FakeFiles({"/tmp/f": b"abc"})
+    for call in (
+        lambda: upload(guest, private_directory / "secret", "/tmp/f"),
+        lambda: download(guest, "/tmp/f", private_directory / "new"),
+    ):
+        with pytest.raises(PermissionError, match="Permission denied; check the permissions"):
+            call()
+    assert guest.calls == []
+    assert os.listdir(private_directory) == ["secret"]
