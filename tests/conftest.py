@@ -1,8 +1,18 @@
-"""What all tests share: `--no-skips`, so that in CI no skipped test looks green."""
+"""What all tests share: `--no-skips`, so that in CI no skipped test looks green, and the real VM."""
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Iterator
+
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for scripts, which is not installed
+
+if TYPE_CHECKING:
+    from scripts.vm import VM
 
 _skipped: list[str] = []
 
@@ -30,3 +40,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("skipped, but --no-skips was given")
         for nodeid in _skipped:
             terminalreporter.line(nodeid)
+
+
+@pytest.fixture(scope="session")
+def vm() -> Iterator[VM]:
+    """The VM of this run, with the present guest side installed and its daemon active; stopped at the run's end.
+
+    Tests may reboot it and pull its port, and must leave it as they found it.
+    """
+    from scripts.vm import VM, HostIncompleteError
+
+    machine = VM(f"pytest-{os.getpid()}")
+    try:
+        machine.start(wait_daemon=True)
+    except HostIncompleteError as error:
+        if os.environ.get("VSRPC_REQUIRE_VM") == "1":
+            raise
+        pytest.skip(f"no VM on this host: {error}")
+    try:
+        yield machine
+    finally:
+        machine.stop()

@@ -14,7 +14,11 @@ from peer_target import RemoteFile, Target
 from host.local import LocalGuest
 
 
-@pytest.fixture(scope="session", params=["local", pytest.param("vm", marks=pytest.mark.vm)])
+# The first test of the VM builds and boots it.
+VM = pytest.param("vm", marks=[pytest.mark.vm, pytest.mark.timeout(900)])
+
+
+@pytest.fixture(scope="session", params=["local", VM])
 def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     if request.param == "vm":
         yield Target(str(request.getfixturevalue("vm").socket), has_systemd=True)
