@@ -13,7 +13,6 @@ from peer_target import RemoteFile, Target
 
 from host.local import LocalGuest
 
-
 # The first test of the VM builds and boots it.
 VM = pytest.param("vm", marks=[pytest.mark.vm, pytest.mark.timeout(900)])
 
