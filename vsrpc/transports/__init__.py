@@ -43,16 +43,23 @@ def connector(target: str) -> tuple[str, Connector]:
 
     kind, separator, rest = target.partition(":")
     if kind == "vsock" and separator:
-        cid, _, port = rest.partition(":")
-        if not (cid.isdigit() and port.isdigit()):
+        cid_text, _, port_text = rest.partition(":")
+        cid, port = _vsock_number(cid_text), _vsock_number(port_text)
+        if cid is None or port is None:
             raise ValueError(f"target {target!r}: write vsock:CID:PORT with two numbers, for example vsock:3:7000")
-        return target, lambda timeout: sockets.connect_vsock(int(cid), int(port), timeout)
+        return target, lambda timeout: sockets.connect_vsock(cid, port, timeout)
     path = rest if kind == "unix" and separator else target
     if not path:
         raise ValueError(f"target {target!r}: a path is missing; write unix:PATH or vsock:CID:PORT")
     if kind != "unix" and separator and "/" not in kind:
         raise ValueError(f"target {target!r}: no such kind of target; write unix:PATH or vsock:CID:PORT")
     return f"unix:{path}", lambda timeout: sockets.connect_unix(path, timeout)
+
+
+def _vsock_number(text: str) -> int | None:
+    """A context id or port: 32 bits (linux/vm_sockets.h)."""
+    number = int(text) if text.isdecimal() and len(text) <= 10 else 2**32
+    return number if number < 2**32 else None
 
 
 def listener(address: str) -> Listener:
@@ -65,9 +72,10 @@ def listener(address: str) -> Listener:
     if kind == "vsock" and separator:
         from vsrpc.transports.sockets import listen_vsock
 
-        if not rest.isdigit():
+        port = _vsock_number(rest)
+        if port is None:
             raise ValueError(f"address {address!r}: write vsock:PORT with a number, for example vsock:7000")
-        return listen_vsock(int(rest))
+        return listen_vsock(port)
     from vsrpc.transports.serial import SerialListener
 
     return SerialListener(address)

@@ -1,4 +1,4 @@
-"""What every byte stream between the two ends offers, and its errors.
+"""What every byte stream between the two ends offers, its errors, and what the transports share.
 
 A transport is one peer's stream; a listener hands out transports. Both block; any thread may close them, which
 wakes whoever waits. One thread receives and another sends at the same time; two never receive at once.
@@ -6,9 +6,15 @@ wakes whoever waits. One thread receives and another sends at the same time; two
 
 from __future__ import annotations
 
-from typing import Protocol, Sequence, Union
+import threading
+from typing import Callable, Protocol, Sequence, Union
+
+from vsrpc.deadline import Deadline
 
 Buffer = Union[bytes, bytearray, memoryview]
+
+# poll() takes a C int of milliseconds.
+_MAX_POLL = 2**31 - 1
 
 
 class TransportError(Exception):
@@ -37,14 +43,15 @@ class Transport(Protocol):
     def recv_into(self, buffer: memoryview, timeout: float | None = None) -> int:
         """Receive at least one byte into `buffer`; the number of bytes, or 0 once the peer has gone.
 
-        Raises TransportTimeout after `timeout` seconds without a byte, TransportClosed after close().
+        Raises TransportTimeout after `timeout` seconds without a byte, TransportClosed when this end is closed,
+        before or meanwhile.
         """
 
     def send(self, buffers: Sequence[Buffer], timeout: float | None = None) -> None:
         """Send all of `buffers`, in order.
 
         Raises TransportTimeout when that takes longer than `timeout` seconds (part may have gone: the stream is
-        then of no more use), TransportClosed when the peer has gone.
+        then of no more use), TransportClosed when the peer has gone or this end is closed.
         """
 
     def close(self) -> None:
@@ -72,3 +79,52 @@ def advance(buffers: list[memoryview], sent: int) -> list[memoryview]:
             return [buffer[sent:], *buffers[index + 1 :]]
         sent -= len(buffer)
     return []
+
+
+def poll_time(deadline: Deadline) -> float | None:
+    """Milliseconds that one poll() may wait for a deadline; it may have to be called again."""
+    remaining = deadline.remaining()
+    return None if remaining is None else min(remaining * 1000, _MAX_POLL)
+
+
+class Usage:
+    """Counts the threads inside a transport or listener, so that its descriptors are closed after the last has left.
+
+    A descriptor closed under a thread that uses it could be another file's by the time the kernel looks at it.
+
+        with usage: ...      uses it; raises TransportClosed once it is closed
+        usage.close()        `wake`s the users, and `release`s once there are none; only the first call does
+    """
+
+    def __init__(self, name: str, wake: Callable[[], object], release: Callable[[], object]) -> None:
+        self._name = name
+        self._wake = wake
+        self._release = release
+        self._lock = threading.Lock()
+        self._users = 0
+        self._closed = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self.check()
+            self._users += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._closed and not self._users:
+                self._release()
+
+    def check(self) -> None:
+        """Raises TransportClosed once it is closed: for users, after each time that they waited."""
+        if self._closed:
+            raise TransportClosed(f"{self._name}: closed")
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._wake()
+            if not self._users:
+                self._release()

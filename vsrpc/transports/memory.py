@@ -7,7 +7,7 @@ from collections import deque
 from typing import Sequence
 
 from vsrpc.deadline import Deadline
-from vsrpc.transports.base import Buffer, TransportClosed, TransportTimeout
+from vsrpc.transports.base import Buffer, ConnectFailed, TransportClosed, TransportTimeout
 
 
 class _Pipe:
@@ -22,7 +22,7 @@ class _Pipe:
     def read(self, buffer: memoryview, timeout: float | None) -> int:
         with self._changed:
             if not self._changed.wait_for(lambda: self._data or self._closed, timeout):
-                raise TransportTimeout(f"memory: nothing received in {timeout} s")
+                raise TransportTimeout("memory: nothing received in time")
             count = min(len(buffer), len(self._data))
             buffer[:count] = self._data[:count]
             del self._data[:count]
@@ -32,7 +32,7 @@ class _Pipe:
     def write(self, data: memoryview, timeout: float | None) -> int:
         with self._changed:
             if not self._changed.wait_for(lambda: self._closed or len(self._data) < self._capacity, timeout):
-                raise TransportTimeout(f"memory: the peer read nothing for {timeout} s")
+                raise TransportTimeout("memory: the peer does not read in time")
             if self._closed:
                 raise TransportClosed("memory: the peer has gone")
             count = min(len(data), self._capacity - len(self._data))
@@ -59,23 +59,27 @@ class MemoryTransport:
         return "memory:"
 
     def recv_into(self, buffer: memoryview, timeout: float | None = None) -> int:
-        if self._closed:
-            raise TransportClosed("memory: closed")
-        return self._incoming.read(buffer, timeout)
+        self._check_open()
+        count = self._incoming.read(buffer, timeout)
+        self._check_open()  # what ended the wait may have been this end's close()
+        return count
 
     def send(self, buffers: Sequence[Buffer], timeout: float | None = None) -> None:
         deadline = Deadline(timeout)
         for buffer in buffers:
             rest = memoryview(buffer)
             while len(rest):
-                if self._closed:
-                    raise TransportClosed("memory: closed")
+                self._check_open()
                 rest = rest[self._outgoing.write(rest, deadline.remaining()) :]
 
     def close(self) -> None:
         self._closed = True
         self._outgoing.close()
         self._incoming.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise TransportClosed("memory: closed")
 
 
 def memory_pair(capacity: int = 1 << 16) -> tuple[MemoryTransport, MemoryTransport]:
@@ -98,11 +102,11 @@ class MemoryListener:
         return "memory:"
 
     def connect(self, timeout: float | None = None) -> MemoryTransport:
-        """A client's end; the server's end comes out of accept()."""
+        """A client's end; the server's end comes out of accept(). Raises ConnectFailed."""
         client, server = memory_pair(self._capacity)
         with self._changed:
             if self._closed:
-                raise TransportClosed("memory: nobody listens")
+                raise ConnectFailed("memory: nobody listens")
             self._waiting.append(server)
             self._changed.notify_all()
         return client
@@ -118,3 +122,6 @@ class MemoryListener:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+            waiting, self._waiting = self._waiting, deque()
+        for transport in waiting:
+            transport.close()

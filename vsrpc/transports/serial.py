@@ -11,7 +11,10 @@ Facts about the port that this rests on (Linux drivers/char/virtio_console.c, QE
 - read() returns at most a page for each buffer, write() takes at most 32 KiB and one of 128 descriptors: so pages are
   read with one readv(), and long messages written as slices of 32 KiB with one writev().
 - A client that is replaced at once may leave no trace at all; nothing here promises that two clients' bytes are told
-  apart. Who speaks first must therefore begin with a message that the other end can recognise (the hello).
+  apart. Who speaks first must therefore begin with a message that the other end can recognise (the hello), and it is
+  the client who speaks first: a peer is let in with its first byte.
+
+The descriptor belongs to the listener, and only the thread in accept() opens and closes it, while no transport is out.
 """
 
 from __future__ import annotations
@@ -22,10 +25,11 @@ import os
 import select
 import stat
 import threading
+import time
 from typing import Iterator, Sequence
 
 from vsrpc.deadline import Deadline
-from vsrpc.transports.base import Buffer, TransportClosed, TransportTimeout, advance
+from vsrpc.transports.base import Buffer, TransportClosed, TransportTimeout, Usage, advance, poll_time
 
 _log = logging.getLogger(__name__)
 
@@ -43,16 +47,20 @@ _REOPEN_INTERVAL = 0.5
 # For how long HUP beside a full queue may be the moment before a client's arrival is known, in seconds.
 _ARRIVAL_GRACE = 0.1
 
-_UNPLUGGED = (errno.ENODEV, errno.EIO, errno.EBADF)
+# Before a write is tried again where poll() cannot tell when, in seconds.
+_PAUSE = 0.002
+
 _ABSENT = (errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.EBUSY)
 
-_EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLHUP | select.EPOLLET
+# Not EPOLLOUT: it would be an edge each time that the host has read something.
+_EDGES = select.EPOLLIN | select.EPOLLHUP | select.EPOLLET
 
 
 class SerialListener:
     """Opens the port at `path`, waits for it where it is absent, and hands out one transport for each client.
 
-    accept() returns the next client only when the transport of the one before has been closed.
+    accept() returns the next client only when the transport of the one before has been closed. What a client sends
+    after its transport was closed is dropped until it leaves: nobody knows where its next message begins.
     """
 
     def __init__(self, path: str) -> None:
@@ -61,11 +69,12 @@ class SerialListener:
         self._epoll = select.epoll()
         self._wake_read, self._wake_write = os.pipe()
         self._epoll.register(self._wake_read, select.EPOLLIN)
+        self._changed = threading.Condition()  # the four below
         self._closed = False
-        self._changed = threading.Condition()
+        self._accepting = False
         self._current: SerialTransport | None = None
-        self._drop_rest = False  # the last transport was closed before its client left
-        self._absent_logged = False
+        self._drop_rest = False
+        self._absence = ""  # what was logged last
 
     @property
     def address(self) -> str:
@@ -74,29 +83,18 @@ class SerialListener:
     def accept(self) -> SerialTransport:
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._current is None)
+            self._check_closed()
+            self._accepting = True
         try:
-            if self._drop_rest:
-                self._discard()
-                self._drop_rest = False
-            while True:
-                self._check_closed()
-                if self._fd < 0 and not self._open():
-                    self._wait(_REOPEN_INTERVAL)
-                    continue
-                first = bytearray(_READ_SLICE)
-                try:
-                    count = os.readv(self._fd, [first])
-                except BlockingIOError:
-                    return self._hand_out(b"")
-                except OSError as error:
-                    self.unplugged(error)
-                    continue
-                if count:
-                    return self._hand_out(bytes(first[:count]))
-                self._wait(None)
-        except TransportClosed:
-            self._release()
-            raise
+            first = self._first_bytes()
+            transport = SerialTransport(self, self._fd, self._path, first)
+            with self._changed:
+                self._current = transport
+            return transport
+        finally:
+            with self._changed:
+                self._accepting = False
+                self._release_unused()
 
     def close(self) -> None:
         with self._changed:
@@ -105,189 +103,184 @@ class SerialListener:
             self._closed = True
             self.wake()
             self._changed.notify_all()
+            self._release_unused()
 
     # -- for SerialTransport
 
-    @property
-    def fd(self) -> int:
-        """The open port; -1 while it is absent."""
-        return self._fd
+    def wait_edge(self, milliseconds: float | None) -> bool:
+        """Wait until something changes at the port, or wake(); False after that time without either."""
+        happened = [fd for fd, _ in self._epoll.poll(None if milliseconds is None else milliseconds / 1000)]
+        if self._wake_read in happened:
+            os.read(self._wake_read, _READ_SLICE)
+        return bool(happened)
 
-    def wait_edge(self, timeout: float | None) -> bool:
-        """Wait until something changes at the port, or wake(); False after `timeout` seconds without either."""
-        self._check_closed()
-        return bool(self._wait(timeout))
-
-    def unplugged(self, error: OSError) -> None:
-        """The port is gone (ENODEV) or broken: give the descriptor up, so that it is opened anew."""
-        if self._fd >= 0:
-            _log.warning("%s: %s; waiting for the port to come back", self._path, error.strerror)
-            os.close(self._fd)  # leaves the epoll with it
-            self._fd = -1
+    def wake(self) -> None:
+        """Wake the one who waits for an edge: accept(), or the transport that is out."""
+        os.write(self._wake_write, b"x")
 
     def finished(self, client_left: bool) -> None:
-        """The transport was closed; the rest of what its client sends, if it is still there, is nobody's."""
+        """The transport that was out is closed, and nobody uses it any more."""
         with self._changed:
             self._drop_rest = not client_left
             self._current = None
             self._changed.notify_all()
+            self._release_unused()
 
-    def wake(self) -> None:
-        """Wake whoever waits for an edge."""
-        os.write(self._wake_write, b"x")
+    # -- for the thread in accept()
 
-    # -- inside
-
-    def _hand_out(self, first: bytes) -> SerialTransport:
-        transport = SerialTransport(self, self._path, first)
-        with self._changed:
-            self._current = transport
-        return transport
+    def _first_bytes(self) -> bytes:
+        """Wait for a client and for the first that it says; drops the rest of a client whose transport was closed."""
+        first = bytearray(_READ_SLICE)
+        while True:
+            self._check_closed()
+            if self._fd < 0 and not self._open():
+                self.wait_edge(_REOPEN_INTERVAL * 1000)
+                continue
+            try:
+                count = os.readv(self._fd, [first])
+            except BlockingIOError:  # a client that says nothing
+                self.wait_edge(None)
+            except OSError as error:
+                self._lose(error)
+                self.wait_edge(_REOPEN_INTERVAL * 1000)
+            else:
+                if not count:  # no client
+                    self._drop_rest = False
+                    self.wait_edge(None)
+                elif not self._drop_rest:
+                    return bytes(first[:count])
 
     def _open(self) -> bool:
         try:
+            if not stat.S_ISCHR(os.stat(self._path).st_mode):
+                raise OSError(errno.ENOTTY, "not a character device, so not a virtio-serial port", self._path)
             fd = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         except OSError as error:
             if error.errno not in _ABSENT:
                 raise
-            if not self._absent_logged:
-                cause = "in use by another process" if error.errno == errno.EBUSY else "not there yet"
+            cause = "in use by another process" if error.errno == errno.EBUSY else "not there yet"
+            if cause != self._absence:
                 _log.warning("%s: %s; waiting for it", self._path, cause)
-                self._absent_logged = True
+                self._absence = cause
             return False
-        if not stat.S_ISCHR(os.fstat(fd).st_mode):
+        try:
+            self._epoll.register(fd, _EDGES)
+        except PermissionError:  # epoll_ctl(2): EPERM, a file that cannot be waited for
             os.close(fd)
-            raise OSError(errno.ENOTTY, "not a character device, so not a virtio-serial port", self._path)
+            raise OSError(errno.ENOTTY, "not a virtio-serial port: it cannot be waited for", self._path) from None
         _log.info("%s: opened", self._path)
-        self._absent_logged = False
+        self._absence = ""
         self._fd = fd
-        self._epoll.register(fd, _EDGES)
+        self._drop_rest = False
         return True
 
-    def _wait(self, timeout: float | None) -> list[int]:
-        """The descriptors at which something happened."""
-        happened = [fd for fd, _ in self._epoll.poll(-1 if timeout is None else timeout)]
-        if self._wake_read in happened:
-            os.read(self._wake_read, _READ_SLICE)
-        self._check_closed()
-        return happened
-
-    def _discard(self) -> None:
-        """Read and drop until the client has left, a new one has come, or the port is closed."""
-        views = _slices(memoryview(bytearray(1 << 16)))
-        edge = False
-        while self._fd >= 0:
-            try:
-                if not os.readv(self._fd, views):
-                    return
-                edge = False
-            except BlockingIOError:
-                # An edge of data has data behind it; one without is a client that came, or left.
-                if edge:
-                    return
-                edge = self._fd in self._wait(None)
-            except OSError as error:
-                self.unplugged(error)
+    def _lose(self, error: OSError) -> None:
+        """The port is unplugged (ENODEV) or broken: give the descriptor up, so that it is opened anew."""
+        _log.warning("%s: %s; waiting for the port to come back", self._path, error.strerror)
+        os.close(self._fd)  # leaves the epoll with it
+        self._fd = -1
 
     def _check_closed(self) -> None:
         if self._closed:
             raise TransportClosed(f"{self._path}: closed")
 
-    def _release(self) -> None:
-        with self._changed:
-            if self._wake_read < 0:
-                return
-            for fd in (self._fd, self._wake_read, self._wake_write):
-                if fd >= 0:
-                    os.close(fd)
-            self._epoll.close()
-            self._fd = self._wake_read = self._wake_write = -1
+    def _release_unused(self) -> None:
+        if not self._closed or self._accepting or self._current is not None or self._wake_read < 0:
+            return
+        for fd in (self._fd, self._wake_read, self._wake_write):
+            if fd >= 0:
+                os.close(fd)
+        self._epoll.close()
+        self._fd = self._wake_read = -1
 
 
 class SerialTransport:
     """One client's time at the port."""
 
-    def __init__(self, listener: SerialListener, peer: str, first: bytes) -> None:
+    def __init__(self, listener: SerialListener, fd: int, peer: str, first: bytes) -> None:
         self._listener = listener
+        self._fd = fd
         self._peer = peer
-        self._first = first  # bytes that accept() had to read to know that somebody is there
-        self._closed = False
+        self._first = first  # what accept() had to read to know that somebody is there
         self._client_left = False
-        self._lock = threading.Lock()
-        self._receiving = threading.Lock()
+        self._stop_read, self._stop_write = os.pipe()
+        self._usage = Usage(peer, self._wake, self._release)
 
     @property
     def peer(self) -> str:
         return self._peer
 
     def recv_into(self, buffer: memoryview, timeout: float | None = None) -> int:
-        with self._receiving:
-            self._check_open()
+        deadline = Deadline(timeout)
+        with self._usage:
             if self._first:
                 count = min(len(buffer), len(self._first))
                 buffer[:count] = self._first[:count]
                 self._first = self._first[count:]
                 return count
-            count = self._receive(_slices(buffer), Deadline(timeout))
-            self._client_left = not count
-            return count
-
-    def _receive(self, views: list[memoryview], deadline: Deadline) -> int:
-        while True:
-            self._check_open()
-            try:
-                return os.readv(self._listener.fd, views)
-            except BlockingIOError:
-                if not self._listener.wait_edge(deadline.remaining()):
-                    raise TransportTimeout(f"{self._peer}: nothing received in time") from None
-            except OSError as error:
-                if error.errno not in _UNPLUGGED:
-                    raise
-                self._listener.unplugged(error)
-                return 0
+            views = _slices(buffer)
+            while not self._client_left:
+                try:
+                    count = os.readv(self._fd, views)
+                except BlockingIOError:
+                    if not self._listener.wait_edge(poll_time(deadline)) and deadline.expired:
+                        raise TransportTimeout(f"{self._peer}: nothing received in time") from None
+                    self._usage.check()
+                except OSError as error:  # unplugged: accept() meets the same
+                    _log.debug("%s: %s", self._peer, error.strerror)
+                    self._client_left = True
+                else:
+                    if count:
+                        return count
+                    self._client_left = True
+            return 0
 
     def send(self, buffers: Sequence[Buffer], timeout: float | None = None) -> None:
         deadline = Deadline(timeout)
         rest = [piece for buffer in buffers for piece in _pieces(memoryview(buffer))]
-        while rest:
-            self._check_open()
-            try:
-                rest = advance(rest, os.writev(self._listener.fd, rest[:_MAX_WRITE_SLICES]))
-            except BlockingIOError:
-                self._wait_writable(deadline)
-            except OSError as error:
-                raise TransportClosed(f"{self._peer}: {error.strerror}") from error
+        with self._usage:
+            while rest:
+                try:
+                    sent = os.writev(self._fd, rest[:_MAX_WRITE_SLICES])
+                except BlockingIOError:
+                    self._wait_writable(deadline)
+                except OSError as error:
+                    raise TransportClosed(f"{self._peer}: {error.strerror}") from error
+                else:
+                    rest = advance(rest, sent)
+                    if not sent:  # virtio_console.c, __send_to_port: the queue is full, and nobody was told
+                        self._pause(deadline)
 
     def close(self) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        self._listener.wake()
-        # The next client is let in only when nobody can take bytes for this one any more.
-        with self._receiving:
-            self._listener.finished(self._client_left)
+        self._usage.close()
 
     def _wait_writable(self, deadline: Deadline) -> None:
         # poll() is level-triggered: its HUP means that there is no client, or that one is just arriving.
         arrival = Deadline(_ARRIVAL_GRACE)
         poll = select.poll()
-        poll.register(self._listener.fd, select.POLLOUT)
+        poll.register(self._fd, select.POLLOUT)
+        poll.register(self._stop_read, select.POLLIN)
         while True:
-            remaining = deadline.remaining()
-            events = poll.poll(None if remaining is None else remaining * 1000)
-            self._check_open()
-            if not events:
-                raise TransportTimeout(f"{self._peer}: the host does not read in time")
-            if events[0][1] & select.POLLOUT:
+            flags = dict(poll.poll(poll_time(deadline))).get(self._fd, 0)
+            self._usage.check()
+            if flags & select.POLLOUT:
                 return
-            if self._client_left or arrival.expired:
+            if flags & select.POLLHUP and (self._client_left or arrival.expired):
                 raise TransportClosed(f"{self._peer}: the client has gone")
-            threading.Event().wait(0.002)
+            self._pause(deadline)
 
-    def _check_open(self) -> None:
-        if self._closed or self._listener.fd < 0:
-            raise TransportClosed(f"{self._peer}: closed")
+    def _pause(self, deadline: Deadline) -> None:
+        if deadline.expired:
+            raise TransportTimeout(f"{self._peer}: the host does not read in time")
+        time.sleep(_PAUSE)
+
+    def _wake(self) -> None:
+        os.close(self._stop_write)  # POLLHUP at the other end, for good
+        self._listener.wake()
+
+    def _release(self) -> None:
+        os.close(self._stop_read)
+        self._listener.finished(self._client_left)
 
 
 def _slices(buffer: memoryview) -> list[memoryview]:

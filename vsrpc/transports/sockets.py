@@ -8,22 +8,39 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import select
 import socket
 import stat
-import threading
 import time
 from typing import Any, Callable, Sequence
 
 from vsrpc.deadline import Deadline
-from vsrpc.transports.base import Buffer, ConnectFailed, TransportClosed, TransportTimeout, advance
+from vsrpc.transports.base import (
+    Buffer,
+    ConnectFailed,
+    TransportClosed,
+    TransportTimeout,
+    Usage,
+    advance,
+    poll_time,
+)
+
+_log = logging.getLogger(__name__)
+
+# Python leaves the name out where it was built without vsock; the kernel has the last word in any case.
+_VSOCK = getattr(socket, "AF_VSOCK", 40)  # linux/socket.h
 
 # sendmsg takes at most IOV_MAX (1024) buffers; ours come one or two at a time.
 _MAX_BUFFERS = 64
 
 # How often a connect to a listener whose backlog is full is tried again, in seconds.
 _BACKLOG_RETRY = 0.02
+
+# accept(2): for want of descriptors or memory a peer cannot be let in now, and after that many seconds perhaps.
+_ACCEPT_LATER = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED)
+_ACCEPT_PAUSE = 0.2
 
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF, errno.ESHUTDOWN)
 
@@ -35,31 +52,32 @@ class SocketTransport:
         sock.setblocking(False)
         self._socket = sock
         self._peer = peer
-        self._closed = False
-        self._users = 0
-        self._lock = threading.Lock()
+        self._usage = Usage(peer, self._shut_down, sock.close)
 
     @property
     def peer(self) -> str:
         return self._peer
 
     def recv_into(self, buffer: memoryview, timeout: float | None = None) -> int:
-        with self._in_use():
-            deadline = Deadline(timeout)
+        deadline = Deadline(timeout)
+        with self._usage:
             while True:
                 try:
-                    return self._socket.recv_into(buffer)
+                    count = self._socket.recv_into(buffer)
+                    self._usage.check()  # what ended the stream may have been this end's close()
+                    return count
                 except BlockingIOError:
                     self._wait(select.POLLIN, deadline, "nothing received")
                 except OSError as error:
+                    self._usage.check()
                     if error.errno in _GONE:
                         return 0
                     raise TransportClosed(f"{self._peer}: {error.strerror}") from error
 
     def send(self, buffers: Sequence[Buffer], timeout: float | None = None) -> None:
-        with self._in_use():
-            deadline = Deadline(timeout)
-            rest = [memoryview(buffer) for buffer in buffers]
+        deadline = Deadline(timeout)
+        rest = [memoryview(buffer) for buffer in buffers]
+        with self._usage:
             while rest:
                 try:
                     rest = advance(rest, self._socket.sendmsg(rest[:_MAX_BUFFERS]))
@@ -69,38 +87,18 @@ class SocketTransport:
                     raise TransportClosed(f"{self._peer}: {error.strerror}") from error
 
     def close(self) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            # Wakes a thread that polls; the descriptor is closed when the last one has left, so that its
-            # number cannot be another file's meanwhile.
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
-            if not self._users:
-                self._socket.close()
+        self._usage.close()
 
-    @contextlib.contextmanager
-    def _in_use(self) -> Any:
-        with self._lock:
-            if self._closed:
-                raise TransportClosed(f"{self._peer}: closed")
-            self._users += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                if self._closed and not self._users:
-                    self._socket.close()
+    def _shut_down(self) -> None:
+        # Wakes a thread that polls.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def _wait(self, event: int, deadline: Deadline, what: str) -> None:
-        if self._closed:
-            raise TransportClosed(f"{self._peer}: closed")
+        self._usage.check()
         poll = select.poll()
         poll.register(self._socket, event)
-        remaining = deadline.remaining()
-        if not poll.poll(None if remaining is None else remaining * 1000):
+        if not poll.poll(poll_time(deadline)) and deadline.expired:
             raise TransportTimeout(f"{self._peer}: {what} in time")
 
 
@@ -113,48 +111,47 @@ class SocketListener:
         self._address = address
         self._cleanup = cleanup
         self._wake_read, self._wake_write = os.pipe()
-        self._lock = threading.Lock()
-        self._closed = False
+        self._usage = Usage(address, self._stop, self._release)
 
     @property
     def address(self) -> str:
         return self._address
 
     def accept(self) -> SocketTransport:
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        poll.register(self._wake_read, select.POLLIN)
-        while True:
-            with self._lock:
-                if self._closed:
-                    self._release()
-                    raise TransportClosed(f"{self._address}: closed")
-            try:
-                connection, _ = self._socket.accept()
-            except BlockingIOError:
-                poll.poll()
-                continue
-            except ConnectionAbortedError:
-                continue
-            return SocketTransport(connection, self._address)
+        with self._usage:
+            stopped = select.poll()
+            stopped.register(self._wake_read, select.POLLIN)
+            stopped_or_peer = select.poll()
+            stopped_or_peer.register(self._wake_read, select.POLLIN)
+            stopped_or_peer.register(self._socket, select.POLLIN)
+            while True:
+                self._usage.check()
+                try:
+                    connection, _ = self._socket.accept()
+                    return SocketTransport(connection, self._address)
+                except BlockingIOError:
+                    stopped_or_peer.poll()
+                except OSError as error:
+                    self._usage.check()  # close() has shut the socket down
+                    if error.errno not in _ACCEPT_LATER:
+                        raise
+                    _log.warning("%s: a peer cannot be let in now: %s", self._address, error.strerror)
+                    stopped.poll(_ACCEPT_PAUSE * 1000)
 
     def close(self) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            self._cleanup()
-            # No further peer is let in; the descriptors are released by accept().
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
-            os.write(self._wake_write, b"x")
+        self._usage.close()
+
+    def _stop(self) -> None:
+        self._cleanup()
+        # No further peer is let in, and those that wait learn of it.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        os.write(self._wake_write, b"x")
 
     def _release(self) -> None:
-        if self._wake_read >= 0:
-            self._socket.close()
-            os.close(self._wake_read)
-            os.close(self._wake_write)
-            self._wake_read = -1
+        self._socket.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
 
 
 def connect_unix(path: str, timeout: float | None = None) -> SocketTransport:
@@ -164,7 +161,7 @@ def connect_unix(path: str, timeout: float | None = None) -> SocketTransport:
 
 def connect_vsock(cid: int, port: int, timeout: float | None = None) -> SocketTransport:
     """Connect to a guest's vsock port. Raises ConnectFailed."""
-    return _connect(_vsock_family(), (cid, port), f"vsock:{cid}:{port}", timeout)
+    return _connect(_VSOCK, (cid, port), f"vsock:{cid}:{port}", timeout)
 
 
 def connect_tcp(host: str, port: int, timeout: float | None = None) -> SocketTransport:
@@ -179,35 +176,49 @@ def listen_unix(path: str) -> SocketListener:
 
     A socket file that nobody listens on any more is replaced. Raises OSError (EADDRINUSE when somebody does).
     """
-    address = f"unix:{path}"
-    try:
-        if stat.S_ISSOCK(os.stat(path).st_mode):
-            connect_unix(path, timeout=1).close()
-            raise OSError(errno.EADDRINUSE, "another process listens on this socket", path)
-    except FileNotFoundError:
-        pass
-    except ConnectFailed:
-        os.unlink(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # Nobody can connect before listen(), so the mode is right in time.
+        _remove_stale(path)
         sock.bind(path)
+        # Nobody can connect before listen(), so the mode is right in time.
         os.chmod(path, 0o600)
         sock.listen(16)
     except OSError as error:
         sock.close()
+        if error.errno is None:
+            raise OSError(errno.ENAMETOOLONG, _TOO_LONG, path) from None
         raise OSError(error.errno, error.strerror, path) from None
+    inode = os.stat(path).st_ino
 
     def remove() -> None:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+            if os.stat(path).st_ino == inode:
+                os.unlink(path)
 
-    return SocketListener(sock, address, remove)
+    return SocketListener(sock, f"unix:{path}", remove)
+
+
+def _remove_stale(path: str) -> None:
+    """Make way for a socket file: remove one that nobody listens on. Raises OSError for anything else there."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise OSError(errno.EEXIST, "there is a file that is not a socket; remove it or choose another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        result = probe.connect_ex(path)
+    if result in (0, errno.EAGAIN):  # EAGAIN: somebody listens, and is busy
+        raise OSError(errno.EADDRINUSE, "another process listens on this socket")
+    if result != errno.ECONNREFUSED:
+        raise OSError(result, os.strerror(result))
+    os.unlink(path)
 
 
 def listen_vsock(port: int) -> SocketListener:
     """Listen on a vsock port for any context id. Raises OSError."""
-    sock = socket.socket(_vsock_family(), socket.SOCK_STREAM)
+    sock = socket.socket(_VSOCK, socket.SOCK_STREAM)
     try:
         sock.bind((0xFFFFFFFF, port))  # VMADDR_CID_ANY, linux/vm_sockets.h
         sock.listen(16)
@@ -230,18 +241,12 @@ def listen_tcp(host: str, port: int) -> SocketListener:
     return SocketListener(sock, f"tcp:{host}:{sock.getsockname()[1]}")
 
 
-def _vsock_family() -> int:
-    family = getattr(socket, "AF_VSOCK", None)
-    if family is None:
-        raise ConnectFailed("vsock: this Python was built without vsock support; use the port's UNIX socket instead")
-    return int(family)
-
+_TOO_LONG = "the path is too long for a socket (107 bytes at most); use a shorter one, or a symbolic link to it"
 
 _ADVICE = {
     errno.ENOENT: "no such socket; is the VM running, and is this the path of its virtio-serial channel?",
     errno.ECONNREFUSED: "nobody listens on this socket; QEMU has ended or was restarted: find the channel's new path",
     errno.EACCES: "permission denied; run as root or as a user that may open QEMU's sockets",
-    errno.ENOTSOCK: "this is not a socket",
     errno.EPROTOTYPE: "this socket is not a stream socket; it is no virtio-serial channel",
     errno.ENODEV: "no vsock device; does the VM have one, and is its driver loaded?",
     errno.ECONNRESET: "nothing listens on that vsock port; does the guest daemon run with --listen vsock:PORT?",
@@ -250,30 +255,41 @@ _ADVICE = {
 
 def _connect(family: int, address: Any, name: str, timeout: float | None) -> SocketTransport:
     deadline = Deadline(timeout)
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConnectFailed(f"{name}: {error.strerror}") from error
     try:
         sock.setblocking(False)
-        while True:
+        result = sock.connect_ex(address)
+        while result == errno.EAGAIN:  # a UNIX socket whose backlog is full gives no event to wait for
+            if deadline.expired:
+                raise ConnectFailed(f"{name}: the port is busy: other clients wait in its queue already")
+            time.sleep(_BACKLOG_RETRY)
             result = sock.connect_ex(address)
-            if result in (errno.EAGAIN, errno.EINPROGRESS):
+        if result == errno.EINPROGRESS:
+            poll = select.poll()
+            poll.register(sock, select.POLLOUT)
+            while not poll.poll(poll_time(deadline)):
                 if deadline.expired:
-                    raise ConnectFailed(f"{name}: the port is busy: other clients wait in its queue already")
-                if result == errno.EINPROGRESS:
-                    poll = select.poll()
-                    poll.register(sock, select.POLLOUT)
-                    remaining = deadline.remaining()
-                    if not poll.poll(None if remaining is None else remaining * 1000):
-                        raise ConnectFailed(f"{name}: no connection within {timeout} s")
-                    result = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                else:  # a UNIX socket whose backlog is full gives no event to wait for
-                    time.sleep(_BACKLOG_RETRY)
-                    continue
-            if result in (0, errno.EISCONN):
-                return SocketTransport(sock, name)
-            raise ConnectFailed(f"{name}: {_ADVICE.get(result, os.strerror(result))}")
-    except OSError as error:  # a path that is too long for a socket address
+                    raise ConnectFailed(f"{name}: no connection within {timeout} s")
+            result = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if result:
+            raise ConnectFailed(f"{name}: {_cause(result, address)}")
+        return SocketTransport(sock, name)
+    except OSError as error:  # connect_ex raises only for an address that it cannot put into the kernel's form
         sock.close()
-        raise ConnectFailed(f"{name}: {error}") from error
+        raise ConnectFailed(f"{name}: {_TOO_LONG if family == socket.AF_UNIX else error}") from error
     except BaseException:
         sock.close()
         raise
+
+
+def _cause(error: int, address: Any) -> str:
+    # connect(2) says ECONNREFUSED for a file that is no socket, too.
+    if error == errno.ECONNREFUSED and isinstance(address, str):
+        with contextlib.suppress(OSError):
+            mode = os.stat(address).st_mode
+            if not stat.S_ISSOCK(mode):
+                return f"this is a {'directory' if stat.S_ISDIR(mode) else 'file'}, not a socket"
+    return _ADVICE.get(error, os.strerror(error))
