@@ -72,8 +72,11 @@ def _run(settings: config.GuestConfig, path: str, address: str, exit_with_stdin:
     log = logging.getLogger("guest")
     try:
         where = listener(address)
-    except (OSError, ValueError) as failure:
-        log.error("cannot serve %s: %s", address, failure)
+    except ValueError as failure:
+        log.error("%s", failure)
+        return EXIT_USAGE
+    except OSError as failure:
+        log.error("cannot serve %s: %s", address, failure.strerror or failure)
         return EXIT_FAILED
     daemon = Daemon(settings, path)
     ended: list[int] = []

@@ -23,7 +23,7 @@ for unit; do :; done
 action=$1
 if [ -e "hang-$action" ]; then echo $$ > pid; exec sleep 100; fi
 if [ "$action" = show ]; then
-    if [ ! -e "units/$unit" ]; then unit=missing; printf 'LoadState=not-found\\nActiveState=inactive\\n' > units/missing; fi
+    [ -e "units/$unit" ] || unit=missing
     cat "units/$unit"
 elif [ "$action" = status ]; then
     echo "* $unit - for people"
@@ -56,6 +56,7 @@ class Guest:
         for name, script in (("systemctl", _SYSTEMCTL), ("journalctl", _JOURNALCTL)):
             (here / name).write_text(script.replace("{here}", str(here)))
             (here / name).chmod(0o755)
+        (here / "units" / "missing").write_text("LoadState=not-found\nActiveState=inactive\n")
         self.service = ServiceManagerService((str(here),), lambda: True)
 
     def unit(self, name: str, active: str = "inactive", sub: str = "", pid: int = 0, file: str = "disabled") -> None:
