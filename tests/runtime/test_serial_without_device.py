@@ -1,0 +1,116 @@
+"""What SerialListener does where there is no port. What it does at one is tests/vm/test_serial_port.py's: nothing else
+behaves like a virtio-serial port (a pty, say, has no HUP that ends, and no second opener that is refused)."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any, Iterator
+
+import pytest
+from threads import Beside, descriptors, eventually
+
+from vsrpc.transports import TransportClosed, listener, serial
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "port"
+
+
+@pytest.fixture
+def ear(path: Path) -> Iterator[serial.SerialListener]:
+    ear = listener(str(path))
+    assert isinstance(ear, serial.SerialListener)
+    yield ear
+    ear.close()
+
+
+def test_an_absent_port_is_waited_for(ear: serial.SerialListener, path: Path, caplog: Any) -> None:
+    accepting = Beside(ear.accept).until_waiting()
+    path.write_text("")
+    assert "not a character device, so not a virtio-serial port" in str(accepting.error())
+    assert [record.getMessage() for record in caplog.records] == [f"{path}: not there yet; waiting for it"]
+
+
+def test_waiting_for_an_absent_port_uses_no_cpu(ear: serial.SerialListener) -> None:
+    accepting = Beside(ear.accept).until_waiting()
+    schedstat = Path(f"/proc/self/task/{accepting.native_id}/schedstat")
+
+    def cpu() -> tuple[float, int]:
+        nanoseconds, _, turns = map(int, schedstat.read_text().split())
+        return nanoseconds / 1e9, turns
+
+    before, turns = cpu()
+    begun = time.monotonic()
+    eventually(lambda: cpu()[1] >= turns + 4, "looked for the port a few times more")
+    assert (cpu()[0] - before) / (time.monotonic() - begun) < 0.01
+    ear.close()
+    assert isinstance(accepting.error(), TransportClosed)
+
+
+def test_a_port_in_use_is_waited_for(
+    ear: serial.SerialListener, monkeypatch: pytest.MonkeyPatch, caplog: Any, path: Path
+) -> None:
+    # The second open of a port fails with EBUSY (virtio_console.c, port_fops_open); the answers are made up here.
+    real = os.open
+    answers = iter([errno.ENOENT, errno.ENOENT, errno.EBUSY, errno.EBUSY])
+
+    def busy(name: Any, flags: int, *rest: int) -> int:
+        if name != str(path):
+            return real(name, flags, *rest)
+        error = next(answers, errno.EACCES)
+        raise OSError(error, os.strerror(error), name)
+
+    path.symlink_to("/dev/null")
+    monkeypatch.setattr(serial, "_REOPEN_INTERVAL", 0.01)
+    monkeypatch.setattr(serial.os, "open", busy)
+    accepting = Beside(ear.accept)
+    assert isinstance(accepting.error(), PermissionError)
+    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+        (logging.WARNING, f"{path}: not there yet; waiting for it"),
+        (logging.WARNING, f"{path}: in use by another process; waiting for it"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_text("x"), "not a character device"),
+        (lambda path: path.mkdir(), "not a character device"),
+        (lambda path: os.mkfifo(path), "not a character device"),
+        (lambda path: path.symlink_to("/dev/null"), "cannot be waited for"),
+    ],
+    ids=["file", "directory", "fifo", "null"],
+)
+def test_what_is_no_port_is_refused(ear: serial.SerialListener, path: Path, make: Any, message: str) -> None:
+    make(path)
+    with pytest.raises(OSError, match=message) as caught:
+        ear.accept()
+    assert caught.value.filename == str(path)
+
+
+def test_a_socket_is_refused_not_waited_for(ear: serial.SerialListener, path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        with pytest.raises(OSError, match="not a character device"):
+            ear.accept()
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_closing_leaves_no_descriptor(path: Path, used: bool) -> None:
+    before = descriptors()
+    ear = listener(str(path))
+    if used:
+        accepting = Beside(ear.accept).until_waiting()
+    ear.close()
+    ear.close()
+    if used:
+        assert isinstance(accepting.error(), TransportClosed)
+    with pytest.raises(TransportClosed):
+        ear.accept()
+    assert descriptors() == before
