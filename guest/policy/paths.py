@@ -71,7 +71,7 @@ class PathPolicy:
         self._allowed = tuple(os.path.realpath(path) for path in allowed)
         self._own = tuple(os.path.realpath(path) for path in own)
         # File systems of kernel state, wherever else they are mounted (a chroot's /proc).
-        self._kernel_devices = frozenset(os.stat(path).st_dev for path in ("/proc", "/sys") if os.path.isdir(path))
+        self._kernel_devices = frozenset(os.stat(path).st_dev for path in ("/proc", "/sys") if os.path.ismount(path))
 
     def check_read(self, path: str) -> None:
         """Whether content at `path` may be read. What does not exist is judged by the place where it would be."""

@@ -30,6 +30,8 @@ MAX_TIMEOUT = 86400.0
 DEFAULT_DIRECTORY = "/"
 """Where commands run when the request does not say: the one directory that is there and that everyone may look into."""
 
+_KILL_MARGIN = 10.0  # seconds beyond the timeout within which the reply is made, killing included
+
 _ERROR_OUTPUT = 16 * 1024  # bytes of each output in the data of an error: enough to see what hung
 
 
@@ -44,6 +46,7 @@ class ShellServicer(shell_vsrpc.ShellServicer):
         """Run one command to its end."""
         _check_one_given(request)
         timeout = _timeout(request)
+        context.extend_deadline(timeout + _KILL_MARGIN)
         directory = self._directory(request.working_dir)
         environment = command_environment(request.env, self._policy.restricted)
         job = Job(environment, directory, context.deadline.sooner(timeout), self._max_output)
