@@ -16,32 +16,28 @@ else
 fi
 export VIRTIO_SOCKET
 here=$(mktemp -d)
-trap 'rm -rf "$here"' EXIT
+trap 'rm -rf "$here" /tmp/vsrpc-demo.bin' EXIT
 
 show() {
-    printf '\n$'
-    printf ' %s' "$@"
-    echo
-    "$@"
+    printf '\n$ %s\n' "$1"
+    eval "$1"
 }
 
+cd "$here"
+head -c 3000000 /dev/urandom > data.bin
 echo "VIRTIO_SOCKET=$VIRTIO_SOCKET"
-show vsrpc-host ping
-show vsrpc-host info
-show vsrpc-host status
-show vsrpc-host exec "echo hello from the guest && uname -sr"
-head -c 3000000 /dev/urandom > "$here/data.bin"
-show vsrpc-host upload "$here/data.bin" /tmp/vsrpc-demo.bin
-show vsrpc-host download /tmp/vsrpc-demo.bin "$here/copy.bin"
-cmp "$here/data.bin" "$here/copy.bin"
-echo "(the copy is identical)"
-show vsrpc-host file-info /tmp/vsrpc-demo.bin
-rm -f /tmp/vsrpc-demo.bin
-show vsrpc-host service "$service" status ||
+show 'vsrpc-host ping'
+show 'vsrpc-host info'
+show 'vsrpc-host status'
+show 'vsrpc-host exec "echo hello from the guest && uname -sr"'
+show 'vsrpc-host upload data.bin /tmp/vsrpc-demo.bin'
+show 'vsrpc-host download /tmp/vsrpc-demo.bin copy.bin'
+show 'cmp data.bin copy.bin && echo identical'
+show 'vsrpc-host file-info /tmp/vsrpc-demo.bin'
+show "vsrpc-host service $service status" ||
     echo "(a guest without systemd, or without $service, says so; try: make demo VM=1)"
-echo
-echo "What the policy does not allow is refused:"
-show vsrpc-host exec "ls; rm -rf /" || true
+printf '\nWhat the policy does not allow is refused:\n'
+show 'vsrpc-host exec "ls; rm -rf /"' || true
 if [ "$VIRTIO_SOCKET" != local: ]; then
     printf '\nThe VM runs on. Try: curl --unix-socket %s http://guest/api/v1/system/info\nStop it with: make vm-stop\n' \
         "$VIRTIO_SOCKET"
