@@ -126,7 +126,7 @@ def test_a_name_that_is_too_long(places: Places) -> None:
         "/etc/sudoers.d/x",
         "/etc/ssh/ssh_host_ed25519_key",
         "/home/someone/.ssh/id_rsa",
-        "/root/.ssh/deploy",
+        "/srv/app/.ssh/deploy",
         "/home/someone/.gnupg/private-keys-v1.d/x.key",
         "/proc/self/environ",
         "/proc",
