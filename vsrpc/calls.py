@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any, Callable, Generic, Iterable, Protocol, TypeVar
 
@@ -10,6 +11,8 @@ from vsrpc.errors import RpcError
 from vsrpc.metadata import Metadata
 from vsrpc.status import Code
 from vsrpc.wire import Response
+
+_log = logging.getLogger(__name__)
 
 Req = TypeVar("Req", contravariant=True)
 Res = TypeVar("Res")
@@ -35,7 +38,7 @@ class Call(Protocol[ResCo]):
     def done(self) -> bool: ...
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        """Call `callback(call)` when it ends, in the thread that ends it; at once if it has."""
+        """Call `callback(call)` when it ends, in the thread that ends it; at once if it has. Its errors are logged."""
 
     def code(self) -> Code:
         """Wait for the end; the status code."""
@@ -114,6 +117,9 @@ class CallFuture(Generic[Res]):
             self._value, self._initial, self._trailing = self._decode(response)
         except RpcError as error:
             self._set_error(error)
+        except Exception as error:
+            _log.exception("the reply to call %s could not be read", self.request_id)
+            self._set_error(RpcError(Code.INTERNAL, f"the reply could not be read: {error!r}", reason="PROTOCOL_ERROR"))
         self._finish()
 
     def fail(self, error: RpcError) -> None:
@@ -153,7 +159,7 @@ class CallFuture(Generic[Res]):
             if not self._ended.is_set():
                 self._callbacks.append(callback)
                 return
-        callback(self)
+        self._tell(callback)
 
     def code(self) -> Code:
         error = self.exception()
@@ -209,7 +215,13 @@ class CallFuture(Generic[Res]):
             self._ended.set()
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
+            self._tell(callback)
+
+    def _tell(self, callback: Callable[[Any], None]) -> None:
+        try:
             callback(self)
+        except Exception:  # it must not end the thread that receives everybody's replies
+            _log.exception("a callback of call %s failed", self.request_id)
 
 
 class PendingCalls:
@@ -224,15 +236,21 @@ class PendingCalls:
         with self._lock:
             self._calls[call.request_id] = call
 
-    def take(self, request_id: str | None) -> CallFuture[Any] | None:
-        """The call with that id, which is then expected no more; None where there is none.
-
-        The id None names the oldest: for peers that answer in order.
-        """
+    def take(self, request_id: str, session: object = None) -> CallFuture[Any] | None:
+        """The call with that id, which is then expected no more; None where there is none, or not in that session."""
         with self._lock:
-            if request_id is None:
-                request_id = next(iter(self._calls), "")
-            return self._calls.pop(request_id, None)
+            call = self._calls.get(request_id)
+            if call is None or session not in (None, call.session):
+                return None
+            return self._calls.pop(request_id)
+
+    def take_oldest(self, session: object) -> CallFuture[Any] | None:
+        """The call that was sent first in that session: for peers that answer in order."""
+        with self._lock:
+            for request_id, call in self._calls.items():
+                if call.session is session:
+                    return self._calls.pop(request_id)
+            return None
 
     def all(self) -> list[CallFuture[Any]]:
         """The calls that wait now, oldest first."""

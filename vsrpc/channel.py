@@ -35,6 +35,7 @@ _MAX_SESSIONS = 3
 
 _PROTO = "application/proto"
 _JSON = "application/json"
+_CONTENT_TYPES = {"proto": _PROTO, "json": _JSON}
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,12 @@ class ChannelOptions:
     compression: str = ""
     max_response_size: int = Limits().max_body
     interceptors: Sequence[ClientInterceptor] = field(default_factory=tuple)
+
+    def __post_init__(self) -> None:
+        if self.codec not in _CONTENT_TYPES:
+            raise ValueError(f"codec {self.codec!r}: use one of {', '.join(_CONTENT_TYPES)}")
+        if self.compression not in ("", "gzip"):
+            raise ValueError(f"compression {self.compression!r}: use gzip, or '' for none")
 
 
 class Channel:
@@ -170,9 +177,8 @@ class Channel:
                         reason="TOO_LARGE",
                     )
                 call.session = session
-                self._pending.add(call)
                 try:
-                    self._link.send(session, request, deadline)
+                    self._link.send(session, request, deadline, lambda: self._pending.add(call))
                     return call
                 except SessionOver:
                     if sessions == _MAX_SESSIONS:
@@ -191,9 +197,12 @@ class Channel:
     # -- for the link (LinkOwner)
 
     def on_response(self, session: Session, response: Response) -> None:
-        call = self._pending.take(None if self._in_order else response.headers.get(REQUEST_ID, ""))
+        if self._in_order:
+            call = self._pending.take_oldest(session)
+        else:
+            call = self._pending.take(response.headers.get(REQUEST_ID, ""), session)
         # A reply that nobody waits for belongs to a call that was given up.
-        if call is not None and call.session is session:
+        if call is not None:
             call.reply(response)
         if (response.headers.get("connection") or "").lower() == "close":
             session.end()
@@ -234,7 +243,7 @@ class UnaryUnaryCallable(Generic[Req, Res]):
         for interceptor in reversed(channel.options.interceptors):
             proceed = functools.partial(interceptor, proceed)
         self._proceed = proceed
-        self._content_type = {"proto": _PROTO, "json": _JSON}[channel.options.codec]
+        self._content_type = _CONTENT_TYPES[channel.options.codec]
         if self._content_type == _JSON and self._method is None:
             raise ValueError(f"{path}: JSON needs a stub that protoc-gen-vsrpc generated")
 
@@ -284,7 +293,7 @@ class UnaryUnaryCallable(Generic[Req, Res]):
         if self._content_type == _JSON and self._method is not None:
             from vsrpc.codec import dump_json, to_json
 
-            return dump_json(to_json(self._method.request_type() if request is None else request))
+            return dump_json(to_json(self._method.request(request)))
         if request is None and self._method is None:
             return b""  # an empty message, whatever its type
         return self._serialize(request)
@@ -330,10 +339,6 @@ class UnaryUnaryCallable(Generic[Req, Res]):
             raise RpcError(
                 Code.INTERNAL, f"the reply to {self._path} cannot be decoded: {error}", reason="PROTOCOL_ERROR"
             ) from error
-
-
-def _as_it_is(response: Response) -> tuple[Response, Metadata, Metadata]:
-    return response, (), ()
 
 
 def connect(target: str, options: ChannelOptions | None = None) -> Channel:

@@ -82,17 +82,22 @@ def load_json(body: Buffer) -> dict[str, Any]:
     """The JSON object in a body; an empty body is an empty object. Raises RpcError INVALID_ARGUMENT."""
     if not len(body):
         return {}
+    value = load_json_value(body)
+    if not isinstance(value, dict):
+        raise _json_error(f"the body is a JSON {_json_kind(value)}, not an object")
+    return value
+
+
+def load_json_value(body: Buffer) -> Any:
+    """The JSON value in a body. Raises RpcError INVALID_ARGUMENT."""
     try:
-        value = json.loads(bytes(body).decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        return json.loads(bytes(body).decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise _json_error(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
     except RecursionError:
         raise _json_error("the body is nested too deeply") from None
     except ValueError as error:
         raise _json_error(f"the body is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise _json_error(f"the body is a JSON {_json_kind(value)}, not an object")
-    return value
 
 
 def _json_error(message: str) -> RpcError:
@@ -158,7 +163,8 @@ def to_json(message: Any, text_fields: TextFields | None = None) -> dict[str, An
 
 def dump_json(value: Any) -> bytes:
     """JSON text of a value made by to_json, compact, as UTF-8."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
+    # An error may name a file whose name is not UTF-8: Python has surrogates for such bytes.
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
 
 
 def _defaults_option(message_to_dict: Callable[..., Any]) -> dict[str, bool]:

@@ -71,7 +71,8 @@ def error_body(error: RpcError) -> bytes:
             {"type": detail.type, "value": base64.b64encode(detail.value).decode("ascii").rstrip("=")}
             for detail in error.error_details
         ]
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    # A message may name a file whose name is not UTF-8: Python has surrogates for such bytes.
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def parse_error(status: int, headers: Headers, body: Buffer) -> RpcError:
@@ -101,7 +102,7 @@ def _json_object(headers: Headers, body: Buffer) -> Mapping[str, Any] | None:
         return None
     try:
         value = json.loads(bytes(body))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

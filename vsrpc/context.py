@@ -5,14 +5,17 @@ Nothing of HTTP, JSON or the device is seen here.
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Callable, Iterable, NoReturn, Protocol
 
 from vsrpc.deadline import Deadline
 from vsrpc.errors import RpcError
-from vsrpc.metadata import Metadata
+from vsrpc.metadata import Metadata, to_headers
 from vsrpc.method import ServiceDescriptor
 from vsrpc.status import Code
+
+_log = logging.getLogger(__name__)
 
 
 class ServiceRegistry(Protocol):
@@ -59,20 +62,22 @@ class ServicerContext:
         self.deadline = Deadline(default if asked is None else asked)
 
     def extend_deadline(self, seconds: float) -> None:
-        """Give the call so many seconds from now, for methods whose request says how long they may take.
+        """Give the call so many seconds from now if that is more than it has, for methods whose request says how long
+        they may take.
 
         Without effect where the caller set a deadline itself: it will not wait longer.
         """
-        if not self._own_deadline:
+        remaining = self.deadline.remaining()
+        if not self._own_deadline and remaining is not None and remaining < seconds:
             self.deadline = Deadline(seconds)
 
     def set_initial_metadata(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-        """Metadata for the head of the reply; replaces what was set before."""
-        self._initial = tuple(metadata)
+        """Metadata for the head of the reply; replaces what was set before. Raises ValueError, TypeError."""
+        self._initial = _checked(metadata)
 
     def set_trailing_metadata(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-        """Metadata for the status of the reply; replaces what was set before."""
-        self._trailing = tuple(metadata)
+        """Metadata for the status of the reply; replaces what was set before. Raises ValueError, TypeError."""
+        self._trailing = _checked(metadata)
 
     def initial_metadata(self) -> Metadata:
         """What `set_initial_metadata` set."""
@@ -91,7 +96,8 @@ class ServicerContext:
         return not self._cancelled and not self.deadline.expired
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
-        """Call this when the caller cancels or leaves, from any thread; False, and not called, if that was already."""
+        """Call this when the caller cancels or leaves, or the deadline passes: from any thread, and what it raises is
+        only logged. False, and not called, if that was already."""
         with self._lock:
             if self._cancelled:
                 return False
@@ -106,4 +112,13 @@ class ServicerContext:
             self._cancelled = True
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
-            callback()
+            try:
+                callback()
+            except Exception:
+                _log.exception("%s [%s]: a callback failed", self.path, self.request_id)
+
+
+def _checked(metadata: Iterable[tuple[str, str | bytes]]) -> Metadata:
+    pairs = tuple(metadata)
+    to_headers(pairs)  # refuses here, where the servicer's own line is at fault, what could not be sent later
+    return pairs

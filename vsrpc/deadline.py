@@ -5,16 +5,17 @@ Times are of the monotonic clock: setting the wall clock does not change a deadl
 
 from __future__ import annotations
 
+import math
 import time
 
 
 class Deadline:
-    """An absolute time limit; `None` seconds means without limit."""
+    """An absolute time limit; `None` seconds, or infinitely many, mean without limit."""
 
     __slots__ = ("_at",)
 
     def __init__(self, seconds: float | None) -> None:
-        self._at = None if seconds is None else time.monotonic() + seconds
+        self._at = None if seconds is None or seconds == math.inf else time.monotonic() + seconds
 
     def remaining(self) -> float | None:
         """Seconds left, never negative; None without limit."""

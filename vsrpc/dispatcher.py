@@ -30,7 +30,7 @@ from vsrpc.wire import Buffer, Headers, Refused, Request, Response
 
 _log = logging.getLogger(__name__)
 
-# "/package.Service/Rpc": a path of this shape is answered in the Connect form even if nothing is there.
+# "/package.Service/Rpc": the shape of rpc paths.
 _RPC_PATH = re.compile(r"/[A-Za-z_][\w.]*/[A-Za-z_]\w*\Z")
 
 # A request id is echoed in a header and written to logs; one that is not of this shape is replaced.
@@ -49,32 +49,35 @@ class _Served:
 class Call:
     """One request on its way through the dispatcher. The server runs it, may cancel it, and asks for its response."""
 
-    def __init__(self, dispatcher: Dispatcher, request: Request, peer: str) -> None:
+    def __init__(self, dispatcher: Dispatcher, request: Request, peer: str, refused: Refused | None = None) -> None:
         self._dispatcher = dispatcher
+        self._refused = refused
         self.request = request
         self.path, _, self.query = request.target.partition("?")
         given = request.headers.get(REQUEST_ID)
         self.request_id = given if given is not None and _REQUEST_ID.match(given) else secrets.token_hex(8)
-        self.is_rpc = bool(_RPC_PATH.match(self.path))
+        self.is_rpc = dispatcher.is_rpc(self.path)
         self._started = time.monotonic()
         self.context = ServicerContext(self.path, self.request_id, Deadline(None), from_headers(request.headers), peer)
         try:
             seconds = connect_unary.parse_timeout(request.headers)
-            self._refusal: RpcError | None = None
+            self._bad_timeout: RpcError | None = None
         except RpcError as error:
-            seconds, self._refusal = None, error
+            seconds, self._bad_timeout = None, error
         self.context.set_deadline(seconds, dispatcher.request_timeout)
 
     def run(self) -> Response:
         """Serve the request; every failure becomes a response."""
         try:
-            if self._refusal is not None:
-                raise self._refusal
+            if self._refused is not None:
+                raise _refusal(self._refused)
+            if self._bad_timeout is not None:
+                raise self._bad_timeout
             self.check_deadline()
             return self._dispatcher.serve(self)
         except RpcError as error:
             return self.fail(error)
-        except Exception:
+        except BaseException:  # a servicer that calls sys.exit() too: a request never ends the daemon
             _log.exception("%s [%s]: internal error", self.path, self.request_id)
             return self.fail(
                 RpcError(
@@ -89,20 +92,26 @@ class Call:
     def check_deadline(self) -> None:
         """Raises RpcError DEADLINE_EXCEEDED once the deadline has passed."""
         if self.context.deadline.expired:
-            raise RpcError(
-                Code.DEADLINE_EXCEEDED,
-                f"{self.path} did not end within its deadline",
-                reason="DEADLINE_EXCEEDED",
-            )
+            raise self.deadline_exceeded()
+
+    def deadline_exceeded(self) -> RpcError:
+        """What a call ends with whose deadline has passed."""
+        return RpcError(
+            Code.DEADLINE_EXCEEDED, f"{self.path} did not end within its deadline", reason="DEADLINE_EXCEEDED"
+        )
 
     def fail(self, error: RpcError) -> Response:
         """The response for an error, in the form of the door that the request came through."""
         errors = self._dispatcher.errors
         if self.is_rpc:
-            return self._rpc_error(errors.with_detail(error))
-        entry = errors.entry(error)
-        extra = [("allow", error.data["allowed"])] if error.reason == "METHOD_NOT_ALLOWED" else []
-        return self.envelope(entry.number, error.details(), dict(error.data), entry.http_status, extra)
+            response = self._rpc_error(errors.with_detail(error))
+        else:
+            entry = errors.entry(error)
+            extra = [("allow", error.data["allowed"])] if _names_allowed(error) else []
+            response = self.envelope(entry.number, error.details(), dict(error.data), entry.http_status, extra)
+        if self._refused is not None:
+            return Response(self._refused.status, response.headers, response.body)
+        return response
 
     def envelope(
         self, code: int, message: str, data: Any, http_status: int = 200, extra: Sequence[tuple[str, str]] = ()
@@ -122,13 +131,17 @@ class Call:
         )
 
     def _rpc_error(self, error: RpcError) -> Response:
-        metadata = connect_unary.join_metadata(
-            error.initial_metadata() or self.context.initial_metadata(),
-            error.trailing_metadata() or self.context.trailing_metadata(),
-        )
+        try:
+            metadata = connect_unary.join_metadata(
+                error.initial_metadata() or self.context.initial_metadata(),
+                error.trailing_metadata() or self.context.trailing_metadata(),
+            )
+        except (TypeError, ValueError):
+            _log.exception("%s [%s]: an error's metadata cannot be sent", self.path, self.request_id)
+            metadata = []
         status = error.code().http_status
         extra: list[tuple[str, str]] = []
-        if error.reason == "METHOD_NOT_ALLOWED":
+        if _names_allowed(error):
             status, extra = 405, [("allow", error.data["allowed"])]
         elif error.reason == "ENDPOINT_NOT_FOUND":
             status = 404
@@ -180,15 +193,13 @@ class Dispatcher:
         """Begin a request; `run()` on what comes back serves it."""
         return Call(self, request, peer)
 
-    def refuse(self, refused: Refused) -> Response:
-        """The response for a request that the wire refused by its head."""
-        call = Call(self, Request(refused.method, refused.target, refused.headers), "")
-        if refused.status == 413:
-            error = RpcError(Code.RESOURCE_EXHAUSTED, refused.message, reason="TOO_LARGE")
-        else:
-            error = RpcError(Code.UNIMPLEMENTED, refused.message)
-        response = call.fail(error)
-        return Response(refused.status, response.headers, response.body)
+    def refuse(self, refused: Refused, peer: str = "") -> Call:
+        """A request that the wire refused by its head; `run()` on what comes back says so."""
+        return Call(self, Request(refused.method, refused.target, refused.headers), peer, refused)
+
+    def is_rpc(self, path: str) -> bool:
+        """Whether a path is answered in the Connect form: the rpcs', and those of their shape that are no route."""
+        return path in self._methods or (bool(_RPC_PATH.match(path)) and not self._routes.has(path))
 
     def serve(self, call: Call) -> Response:
         """Serve by rpc path or by route. Raises RpcError."""
@@ -268,8 +279,8 @@ class Dispatcher:
             content_type = connect_unary.media_type(call.request.headers)
             if content_type not in (codec.JSON_TYPE, ""):
                 raise _wrong_type(content_type, (codec.JSON_TYPE,))
-            body = codec.load_json(self._body(call.request))
-            fields = body if route.body == "*" else {route.body: body}
+            body = self._body(call.request)
+            fields = codec.load_json(body) if route.body == "*" else {route.body: codec.load_json_value(body)}
         elif len(call.request.body):
             raise _bad_params(f"{route.http_method} {route.template} takes no body; send its fields in the query")
         pairs = [*query_pairs(call.query), *variables.items()]
@@ -287,7 +298,20 @@ class Dispatcher:
     def _invoke(self, call: Call, served: _Served, message: Any) -> Any:
         result = served.handler(message, call.context)
         call.check_deadline()
+        if not isinstance(result, served.method.response_type):
+            wanted = served.method.response_type.__name__
+            raise TypeError(f"the servicer of {call.path} returned a {type(result).__name__}, not a {wanted}")
         return result
+
+
+def _refusal(refused: Refused) -> RpcError:
+    if refused.status == 413:
+        return RpcError(Code.RESOURCE_EXHAUSTED, refused.message, reason="TOO_LARGE")
+    return RpcError(Code.UNIMPLEMENTED, refused.message)
+
+
+def _names_allowed(error: RpcError) -> bool:
+    return error.reason == "METHOD_NOT_ALLOWED" and "allowed" in error.data
 
 
 def _accepts_gzip(headers: Headers) -> bool:

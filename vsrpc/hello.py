@@ -9,6 +9,7 @@ HTTP client) it answers in the order of the requests. A client of ours sends no 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from vsrpc.wire import Headers, Request, Response
@@ -18,6 +19,8 @@ VERSION = 1
 
 REQUEST_ID = "x-request-id"
 _VERSION_HEADER = "vsrpc-version"
+
+_SIZE = re.compile(r"[0-9]{1,18}\Z")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,6 @@ def parse_hello(response: Response) -> Peer:
     if version != str(VERSION) or response.status != 200:
         raise WrongPeer(f"it speaks protocol version {version} ({agent}), this client speaks {VERSION}")
     size = headers.get("vsrpc-max-request-size") or ""
-    if not size.isdigit():
+    if not _SIZE.match(size):
         raise WrongPeer(f"its hello has no valid size limit: {size!r}")
     return Peer(headers.get("vsrpc-instance") or "", agent, int(size))

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import secrets
 import threading
-from typing import NoReturn, Protocol
+import time
+from contextlib import contextmanager
+from typing import Callable, Iterator, NoReturn, Protocol
 
 from vsrpc.deadline import Deadline
 from vsrpc.errors import RpcError
@@ -23,11 +25,23 @@ from vsrpc.transports import (
     TransportError,
     TransportTimeout,
 )
-from vsrpc.wire import ClientConnection, Limits, RemoteProtocolError, Request, Response
+from vsrpc.wire import (
+    BodyTooLarge,
+    ClientConnection,
+    Limits,
+    LocalProtocolError,
+    RemoteProtocolError,
+    Request,
+    Response,
+)
 
 # A hello can be lost in what a killed client left half sent; connecting again ends that client's session for
 # the server too. So the time for connecting is shared by this many attempts.
 _HELLO_ATTEMPTS = 2
+
+# Between two attempts, in seconds: a guest sees that its port's client has left only if the next one does not come at
+# once (it takes some 2 ms), and until then it drops what we say as the rest of what it did not understand.
+_LEAVE_TIME = 0.05
 
 # How often the owner may look at its calls' deadlines, in seconds. Whoever waits for a call sees its deadline
 # exactly; this is for calls that nobody waits for.
@@ -79,9 +93,10 @@ class Link:
     def connect(self, deadline: Deadline) -> Session:
         """The session, connecting and saying hello if need be.
 
-        Raises RpcError: UNAVAILABLE (CONNECTION_REFUSED, READ_TIMEOUT), INTERNAL (PROTOCOL_ERROR).
+        Raises RpcError: UNAVAILABLE (CONNECTION_REFUSED, CONNECTION_LOST), DEADLINE_EXCEEDED (READ_TIMEOUT), INTERNAL
+        (PROTOCOL_ERROR), CANCELLED after close().
         """
-        with self._lock:
+        with _held(self._lock, deadline, f"{self._name}: another call is still connecting", "READ_TIMEOUT"):
             if self._closed:
                 raise RpcError(Code.CANCELLED, f"{self._name}: the channel is closed", reason="CANCELLED")
             if self._session is None or self._session.over:
@@ -89,25 +104,33 @@ class Link:
                 self._session.start()
             return self._session
 
-    def send(self, session: Session, request: Request, deadline: Deadline) -> None:
-        """Send one request in a session that connect() gave.
+    def send(self, session: Session, request: Request, deadline: Deadline, expect: Callable[[], object]) -> None:
+        """Send one request in a session that connect() gave; `expect` is called before, in the order of sending.
 
-        Raises SessionOver; RpcError: UNAVAILABLE (CONNECTION_LOST), DEADLINE_EXCEEDED (WRITE_TIMEOUT).
+        Raises SessionOver; RpcError: UNAVAILABLE (CONNECTION_LOST), DEADLINE_EXCEEDED (WRITE_TIMEOUT),
+        INVALID_ARGUMENT for a request that no HTTP message can carry.
         """
-        if session.over:
-            raise SessionOver
-        buffers = session.connection.send(request)
         try:
-            with session.send_lock:
-                session.transport.send(buffers, deadline.sooner(self._write_timeout).remaining())
-        except TransportTimeout as error:
-            # Part of the request may be on its way: nothing else can follow it.
-            session.end()
+            buffers = session.connection.send(request)
+        except LocalProtocolError as error:
             raise RpcError(
-                Code.DEADLINE_EXCEEDED, f"{error}: the request could not be sent", reason="WRITE_TIMEOUT"
+                Code.INVALID_ARGUMENT, f"the request cannot be sent: {error}", reason="INVALID_PARAMS"
             ) from error
-        except TransportError as error:
-            raise _lost(self._name, str(error)) from error
+        deadline = deadline.sooner(self._write_timeout)
+        with _held(session.send_lock, deadline, f"{self._name}: another request is still being sent", "WRITE_TIMEOUT"):
+            if session.over:
+                raise SessionOver
+            expect()
+            try:
+                session.transport.send(buffers, deadline.remaining())
+            except TransportError as error:
+                # Part of the request may be on its way: nothing else can follow it.
+                session.end()
+                if not isinstance(error, TransportTimeout):
+                    raise _lost(self._name, str(error)) from error
+                raise RpcError(
+                    Code.DEADLINE_EXCEEDED, f"{error}: the request could not be sent", reason="WRITE_TIMEOUT"
+                ) from error
 
     def close(self) -> None:
         """End the session; connecting again is refused."""
@@ -120,24 +143,24 @@ class Link:
 
     def _open(self, deadline: Deadline) -> Session:
         for attempt in range(_HELLO_ATTEMPTS):
-            share = deadline.remaining()
-            if share is not None:
-                share /= _HELLO_ATTEMPTS - attempt
+            remaining = deadline.remaining()
+            share = Deadline(None if remaining is None else remaining / (_HELLO_ATTEMPTS - attempt))
             last = attempt == _HELLO_ATTEMPTS - 1
             try:
-                transport = self._connect(share)
+                transport = self._connect(share.remaining())
             except ConnectFailed as error:
                 raise RpcError(Code.UNAVAILABLE, str(error), reason="CONNECTION_REFUSED") from error
             session = Session(transport, ClientConnection(self._limits), self._owner, self._name)
             try:
                 if self._hello:
-                    session.say_hello(Deadline(share))
+                    session.say_hello(share)
                 return session
             except (TransportError, RemoteProtocolError, WrongPeer) as error:
                 transport.close()
                 # Half a reply to somebody who left before us may precede ours: seen once, it may be that.
                 if last:
                     self._raise_no_hello(error)
+                time.sleep(_LEAVE_TIME)
             except BaseException:
                 transport.close()
                 raise
@@ -146,7 +169,7 @@ class Link:
     def _raise_no_hello(self, error: Exception) -> NoReturn:
         if isinstance(error, TransportTimeout):
             raise RpcError(
-                Code.UNAVAILABLE,
+                Code.DEADLINE_EXCEEDED,
                 f"{self._name}: connected, but nobody answers: the guest may still boot, its vsrpc-guest daemon may "
                 "not run, or another client holds the port",
                 reason="READ_TIMEOUT",
@@ -214,27 +237,47 @@ class Session:
             self.connection.buffer_updated(count)
 
     def _receive(self) -> None:
+        tick = Deadline(_TICK)
         try:
             while True:
                 try:
-                    response = self._next_response(Deadline(_TICK))
+                    response: Response | None = self._next_response(tick)
                 except TransportTimeout:
+                    response = None
+                if tick.expired:
                     self._owner.on_tick()
-                    continue
-                self._owner.on_response(self, response)
+                    tick = Deadline(_TICK)
+                if response is not None:
+                    self._owner.on_response(self, response)
         except TransportError as error:
             failure = _lost(self._name, str(error))
+        except BodyTooLarge as error:
+            failure = RpcError(
+                Code.RESOURCE_EXHAUSTED, f"{self._name}: the reply is too large: {error}", reason="TOO_LARGE"
+            )
         except RemoteProtocolError as error:
             failure = RpcError(
                 Code.INTERNAL, f"{self._name}: the reply breaks the protocol: {error}", reason="PROTOCOL_ERROR"
             )
         except BaseException as error:
-            failure = RpcError(Code.INTERNAL, f"{self._name}: {error!r}", reason="PROTOCOL_ERROR")
+            failure = RpcError(Code.INTERNAL, f"{self._name}: {error!r}", reason="INTERNAL_ERROR")
             raise
         finally:
             self.failure = failure
             self.end()
             self._owner.on_lost(self, failure)
+
+
+@contextmanager
+def _held(lock: threading.Lock, deadline: Deadline, what: str, reason: str) -> Iterator[None]:
+    """Hold a lock; RpcError DEADLINE_EXCEEDED when it cannot be had in time."""
+    remaining = deadline.remaining()
+    if not lock.acquire(timeout=-1 if remaining is None else remaining):
+        raise RpcError(Code.DEADLINE_EXCEEDED, what, reason=reason)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _lost(name: str, cause: str) -> RpcError:

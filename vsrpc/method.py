@@ -57,13 +57,21 @@ class MethodDescriptor(Generic[Req, Res]):
         """The rpc path, for example "/vsrpc.v1.System/Info"."""
         return f"/{self.service}/{self.name}"
 
+    def request(self, request: Req | None) -> Req:
+        """The request; None stands for an empty one. Raises TypeError for a message of another type."""
+        if request is None:
+            return self.request_type()
+        if not isinstance(request, self.request_type):
+            raise TypeError(f"{self.path} takes a {self.request_type.__name__}, not a {type(request).__name__}")
+        return request
+
     def serialize(self, request: Req | None) -> bytes:
-        """The request as protobuf bytes; None stands for an empty request.
+        """The request as protobuf bytes. Raises TypeError as `request` does.
 
         Stubs hand this bound method to `channel.unary_unary`, so that they also run on a grpc.Channel; ours
         finds the descriptor through `of`.
         """
-        return b"" if request is None else request.SerializeToString()  # type: ignore[attr-defined]
+        return self.request(request).SerializeToString()  # type: ignore[attr-defined, no-any-return]
 
     def deserialize(self, data: bytes) -> Res:
         """The response of protobuf bytes; raises protobuf's DecodeError."""

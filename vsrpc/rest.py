@@ -33,6 +33,10 @@ class RouteTable:
                     )
             self._routes.append((_pattern(route.template), route))
 
+    def has(self, path: str) -> bool:
+        """Whether there is a route for the path, whatever its HTTP method."""
+        return any(pattern.match(path) for pattern, _ in self._routes)
+
     def find(self, http_method: str, path: str) -> tuple[Route, dict[str, str]]:
         """The route, and the values of its template's variables.
 

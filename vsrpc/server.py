@@ -1,7 +1,8 @@
 """The server: lets peers in, reads their requests, runs them on a pool of workers, and writes the responses.
 
-One thread for each peer only reads: it never waits for a handler or for a write, so that both directions can be full
-without a deadlock, a peer that leaves is noticed, and deadlines are enforced. Workers write what they have made.
+One thread for each peer reads and never waits for a handler, so that a peer that leaves is noticed and deadlines are
+enforced. Workers write what they have made. The reading thread itself writes only short messages (the hello, refusals,
+what a deadline ends), for at most `write_timeout`: a peer must read while it writes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from vsrpc.wire import (
     ExpectContinue,
     Headers,
     Limits,
+    LocalProtocolError,
     Refused,
     RemoteProtocolError,
     Request,
@@ -35,6 +37,9 @@ _log = logging.getLogger(__name__)
 
 # Requests of one peer that wait for their turn, for a peer that said no hello and so gets its replies in order.
 _MAX_PIPELINED = 64
+
+# For how long a server that stops tries to tell its peers, in seconds.
+_FAREWELL_TIME = 1.0
 
 # Room for the fields around a message's content, and for base64 in JSON, is the dispatcher's business; the wire
 # takes bodies somewhat larger than the limit on content.
@@ -83,7 +88,7 @@ class Server:
                         session.end()
                         return
                     self._sessions.add(session)
-                session.thread.start()
+                    session.thread.start()
         except TransportClosed:
             return
         finally:
@@ -91,14 +96,17 @@ class Server:
                 self._listeners.discard(listener)
 
     def stop(self) -> None:
-        """End all sessions, cancel what runs, and make serve() return. Waits for the running handlers."""
+        """Answer UNAVAILABLE to what is not done yet and cancel it, end all sessions, and make serve() return.
+
+        Waits for the running handlers. Not to be called from one.
+        """
         with self._lock:
             self._stopping = True
             listeners, sessions = list(self._listeners), list(self._sessions)
         for listener in listeners:
             listener.close()
         for session in sessions:
-            session.end()
+            session.stop()
         self._pool.shutdown()
         for session in sessions:
             session.thread.join()
@@ -116,7 +124,8 @@ class Server:
 
     def _work(self, session: _ServerSession, call: Call) -> None:
         try:
-            session.finish(call, call.run())
+            if session.waits_for(call) and not self._stopping:
+                session.finish(call, call.run())
         except Exception:
             _log.exception("%s [%s]: the response could not be sent", call.path, call.request_id)
         finally:
@@ -136,9 +145,11 @@ class _ServerSession:
         self._transport = transport
         self._connection = ServerConnection(Limits(max_body=server.dispatcher.max_request_size + _BODY_ROOM))
         self._send_lock = threading.Lock()
+        self._stall = Deadline(None)
         self._lock = threading.Lock()  # the three below
         self._running: set[Call] = set()
         self._waiting: deque[Call] = deque()
+        self._turn_taken = False  # in order: from a call's beginning until its response has been sent
         self._in_order = True
         self.thread = threading.Thread(target=self._run, name="vsrpc-session", daemon=True)
 
@@ -146,7 +157,25 @@ class _ServerSession:
         """Close the peer's stream, which ends the session's thread."""
         self._transport.close()
 
-    def finish(self, call: Call, response: Response) -> None:
+    def stop(self) -> None:
+        """Tell the peer that nothing more will be done (a port has no end of file to say it), and end()."""
+        farewell = Deadline(_FAREWELL_TIME)
+        with self._lock:
+            unanswered = [*self._running, *self._waiting]
+            self._running.update(self._waiting)
+            self._waiting.clear()
+        for call in unanswered:
+            stopping = RpcError(Code.UNAVAILABLE, "the guest's daemon is stopping", reason="SERVICE_UNAVAILABLE")
+            self.finish(call, call.fail(stopping), farewell)
+            call.context.cancel()
+        self.end()
+
+    def waits_for(self, call: Call) -> bool:
+        """Whether the call is still unanswered, and somebody there to answer."""
+        with self._lock:
+            return call in self._running
+
+    def finish(self, call: Call, response: Response, deadline: Deadline | None = None) -> None:
         """Send a call's response, unless it was answered already; then run what waited for it."""
         with self._lock:
             if call not in self._running:
@@ -155,14 +184,25 @@ class _ServerSession:
         close = (call.request.headers.get("connection") or "").lower() == "close"
         if close:
             response = Response(response.status, Headers([*response.headers, ("connection", "close")]), response.body)
-        self._send(response, call.request.method)
+        self._send_bytes(self._bytes_of(call, response), deadline)
         if close:
             self.end()
             return
         with self._lock:
             following = self._waiting.popleft() if self._waiting else None
+            self._turn_taken = following is not None
         if following is not None:
             self._start(following)
+
+    def _bytes_of(self, call: Call, response: Response) -> list[Buffer]:
+        try:
+            return self._connection.send(response, call.request.method)
+        except LocalProtocolError as error:  # too much metadata, say
+            _log.error("%s [%s]: the response cannot be sent: %s", call.path, call.request_id, error)
+            call.context.set_initial_metadata(())
+            call.context.set_trailing_metadata(())
+            failure = RpcError(Code.INTERNAL, f"the response cannot be sent: {error}", reason="INTERNAL_ERROR")
+            return self._connection.send(call.fail(failure), call.request.method)
 
     # -- the session's thread
 
@@ -185,17 +225,23 @@ class _ServerSession:
 
     def _receive(self) -> bool:
         """Receive once and handle what is complete; False when the peer has gone."""
-        stall = self._server.stall_timeout if self._connection.mid_message else None
+        deadline = self._next_deadline()
+        if deadline.expired:
+            self._expire()
+            return True
+        mid_message = self._connection.mid_message
+        if mid_message:
+            deadline = deadline.sooner(self._stall.remaining())
         try:
-            timeout = self._next_deadline().sooner(stall).remaining()
-            count = self._transport.recv_into(self._connection.get_buffer(), timeout)
+            count = self._transport.recv_into(self._connection.get_buffer(), deadline.remaining())
         except TransportTimeout:
-            if not self._expire() and stall is not None:
-                self._give_up(408, f"the request stopped in the middle for {stall:g} s")
+            if mid_message and self._stall.expired:
+                self._give_up(408, f"the request stopped in the middle for {self._server.stall_timeout:g} s")
                 return False
             return True
         if not count:
             return False
+        self._stall = Deadline(self._server.stall_timeout)
         self._connection.buffer_updated(count)
         try:
             while True:
@@ -205,7 +251,7 @@ class _ServerSession:
                 if isinstance(event, Request):
                     self._on_request(event)
                 elif isinstance(event, Refused):
-                    self._send(self._server.dispatcher.refuse(event), event.method)
+                    self._take(self._server.dispatcher.refuse(event, self._transport.peer))
                 elif isinstance(event, ExpectContinue):
                     self._send_bytes([CONTINUE])
         except RemoteProtocolError as error:
@@ -214,18 +260,22 @@ class _ServerSession:
 
     def _on_request(self, request: Request) -> None:
         if is_hello(request):
-            self._send(hello_response(request, self._server.me), request.method)
+            self._send_bytes(self._connection.send(hello_response(request, self._server.me)))
             self._in_order = False
-            return
-        call = self._server.dispatcher.call(request, self._transport.peer)
+        else:
+            self._take(self._server.dispatcher.call(request, self._transport.peer))
+
+    def _take(self, call: Call) -> None:
+        """Start a call, or let it wait for its turn where responses go in the order of their requests."""
         with self._lock:
-            if self._in_order and (self._running or self._waiting):
-                if len(self._waiting) < _MAX_PIPELINED:
+            if self._in_order and self._turn_taken:
+                overflow = len(self._waiting) == _MAX_PIPELINED
+                if not overflow:
                     self._waiting.append(call)
                     return
-                overflow = True
             else:
                 overflow = False
+                self._turn_taken = True
         if overflow:
             self._give_up(429, f"more than {_MAX_PIPELINED} requests wait for their turn")
             raise TransportClosed("pipelined too much")
@@ -241,41 +291,40 @@ class _ServerSession:
             self.finish(call, call.fail(busy))
 
     def _next_deadline(self) -> Deadline:
-        """The earliest deadline of what runs; without limit when nothing does."""
+        """The earliest deadline of what runs, or will when its turn comes; without limit when nothing does."""
         deadline = Deadline(None)
         with self._lock:
-            for call in self._running:
+            # One that expires before its turn is answered in its turn.
+            waiting = [call for call in self._waiting if not call.context.deadline.expired]
+            for call in (*self._running, *waiting):
                 deadline = deadline.sooner(call.context.deadline.remaining())
         return deadline
 
-    def _expire(self) -> bool:
-        """Answer for the calls whose deadline has passed; whether there was one."""
+    def _expire(self) -> None:
+        """Answer for the calls whose deadline has passed."""
         with self._lock:
             expired = [call for call in self._running if call.context.deadline.expired]
         for call in expired:
             call.context.cancel()
-            try:
-                call.check_deadline()
-            except RpcError as error:
-                self.finish(call, call.fail(error))
-        return bool(expired)
+            self.finish(call, call.fail(call.deadline_exceeded()))
 
     def _give_up(self, status: int, message: str) -> None:
         """The stream cannot be understood any more: say so, and say nothing else on it."""
         _log.warning("%s: %s", self._transport.peer, message)
         body = f"{message}\n".encode()
         headers = [("content-type", "text/plain; charset=utf-8"), ("connection", "close")]
-        self._send(Response(status, Headers(headers), body), "")
+        self._send_bytes(self._connection.send(Response(status, Headers(headers), body)))
 
-    def _send(self, response: Response, request_method: str) -> None:
-        self._send_bytes(self._connection.send(response, request_method))
-
-    def _send_bytes(self, buffers: list[Buffer]) -> None:
+    def _send_bytes(self, buffers: list[Buffer], deadline: Deadline | None = None) -> None:
+        # Whoever sends now does so for at most write_timeout; only a farewell cannot wait for that.
+        if not self._send_lock.acquire(timeout=-1 if deadline is None else deadline.remaining() or 0):
+            return
         try:
-            with self._send_lock:
-                self._transport.send(buffers, self._server.write_timeout)
-        except TransportTimeout as error:
-            _log.warning("%s; its session is ended", error)
-            self.end()
+            self._transport.send(buffers, self._server.write_timeout if deadline is None else deadline.remaining())
         except TransportError as error:
-            _log.debug("%s: the response was dropped", error)
+            # Part of it may have gone: nothing can follow.
+            level = logging.WARNING if isinstance(error, TransportTimeout) else logging.DEBUG
+            _log.log(level, "%s; its session is ended", error)
+            self.end()
+        finally:
+            self._send_lock.release()

@@ -12,7 +12,7 @@ lets a recipient refuse is refused, and nothing is parsed after a framing error.
 """
 
 from .connection import ClientConnection, ServerConnection
-from .errors import LocalProtocolError, ProtocolError, RemoteProtocolError
+from .errors import BodyTooLarge, LocalProtocolError, ProtocolError, RemoteProtocolError
 from .headers import Headers
 from .limits import Limits
 from .messages import CONTINUE, REASONS, Buffer, Event, ExpectContinue, Refused, Request, Response, ServerEvent
@@ -20,6 +20,7 @@ from .messages import CONTINUE, REASONS, Buffer, Event, ExpectContinue, Refused,
 __all__ = [
     "CONTINUE",
     "REASONS",
+    "BodyTooLarge",
     "Buffer",
     "ClientConnection",
     "Event",
