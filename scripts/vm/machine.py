@@ -106,9 +106,10 @@ class VM:
                 pass  # it hangs or is just dying
             qemu.stop(self.run)
         self._disk.unlink(missing_ok=True)
+        self._unfinished_layer.unlink(missing_ok=True)
         shutil.rmtree(self.run)
 
-    def qmp(self, command: str, **arguments: Any) -> Any:
+    def qmp(self, command: str, /, **arguments: Any) -> Any:
         """Run one QMP command; keyword `device_id` means `device-id`."""
         with connect(self.run / "qmp.sock") as qmp:
             return qmp.command(command, **arguments)
@@ -179,6 +180,10 @@ class VM:
     def _disk(self) -> Path:
         return cache_dir() / f"run-{self.name}.qcow2"
 
+    @property
+    def _unfinished_layer(self) -> Path:
+        return self._disk.with_suffix(".layer")
+
     def _boot(self, ssh: bool, guest_side: payload.Payload) -> None:
         self.stop()  # what an earlier one left behind
         self.run.mkdir(mode=0o700)
@@ -186,16 +191,18 @@ class VM:
             host.require(host.RUN_NEEDS)
             base = image.ensure()
             layer = cache_dir() / f"guest-{base.key}-{guest_side.key}.qcow2"
-            if layer.exists():
+            disk, cached = self._disk, layer.exists()
+            if cached:
                 layer.touch()
-                qemu.create_overlay(self._disk, layer, "qcow2")
+                qemu.create_overlay(disk, layer, "qcow2")
             else:
-                qemu.create_overlay(self._disk, base.disk, "raw")
-            setup = qemu.Setup(self.run, base, self._disk, accel.detect(base.kernel), _free_port() if ssh else None)
+                disk = self._unfinished_layer
+                qemu.create_overlay(disk, base.disk, "raw")
+            setup = qemu.Setup(self.run, base, disk, accel.detect(base.kernel), _free_port() if ssh else None)
             self._save_state(accel=setup.accel, ssh_port=setup.ssh_port, payload=guest_side.key)
             qemu.start(setup)
             self.wait_boot()
-            if not layer.exists():
+            if not cached:
                 payload.install(self.ga, guest_side)
                 self._keep_layer(layer)
             if ssh:
@@ -206,8 +213,6 @@ class VM:
 
     def _keep_layer(self, layer: Path) -> None:
         """Turn what the disk holds now into the cached layer, and go on writing to a new one, with no reboot."""
-        written = self._disk.with_suffix(".layer")
-        self._disk.rename(written)
         qemu.create_overlay(self._disk, layer, "qcow2")
         self.ga.check(["/bin/sync"])
         with self.ga.frozen():
@@ -218,7 +223,8 @@ class VM:
                 format="qcow2",
                 mode="existing",
             )
-        written.rename(layer)
+        # Not before: taking a snapshot, QEMU opens the old disk once more by its name.
+        self._unfinished_layer.rename(layer)
         prune(list(cache_dir().glob("guest-*.qcow2")), LAYERS_KEPT)
 
     def _admit_ssh(self) -> None:

@@ -9,7 +9,7 @@ import json
 import socket
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, BinaryIO, Iterator
 
 from . import paths
 from .errors import VMError
@@ -18,12 +18,12 @@ from .errors import VMError
 class QMP:
     """One open connection; see `connect`."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, lines: BinaryIO) -> None:
         self._sock = sock
-        self._lines = sock.makefile("rb")
+        self._lines = lines
         self._events: list[str] = []
 
-    def command(self, name: str, **arguments: Any) -> Any:
+    def command(self, name: str, /, **arguments: Any) -> Any:
         """Run one command and return its result; keyword `device_id` means QMP's `device-id`, and so on."""
         request = {"execute": name, "arguments": {k.replace("_", "-"): v for k, v in arguments.items()}}
         self._sock.sendall(json.dumps(request).encode() + b"\n")
@@ -61,7 +61,8 @@ def connect(path: Path, timeout: float = 10.0) -> Iterator[QMP]:
             sock.connect(str(path))
         except OSError as error:
             raise VMError(f"cannot reach QEMU on {path}: {error.strerror or error}") from error
-        qmp = QMP(sock)
-        qmp._read()  # the greeting
-        qmp.command("qmp_capabilities")
-        yield qmp
+        with sock.makefile("rb") as lines:
+            qmp = QMP(sock, lines)
+            qmp._read()  # the greeting
+            qmp.command("qmp_capabilities")
+            yield qmp
