@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Iterator
 
 import pytest
 
@@ -17,28 +18,21 @@ from host.local import LocalGuest
 
 
 @pytest.fixture
-def private_tmp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A temporary directory of the test's own, so that what is left in it is ours."""
-    directory = tmp_path / "t"
-    directory.mkdir()
-    monkeypatch.setenv("TMPDIR", str(directory))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    return directory
-
-
-# Where guests put their private directory: elsewhere if TMPDIR would make a socket's path too long.
-def _directories() -> set[str]:
-    return {str(each) for base in {tempfile.gettempdir(), "/tmp"} for each in Path(base).glob("vsrpc-local-*")}
+def private_tmp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary directory of the test's own, so that what is left in it is ours; short enough for a socket in it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        monkeypatch.setenv("TMPDIR", directory)
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        yield Path(directory)
 
 
 def test_from_the_command_line(private_tmp: Path) -> None:
-    before = _directories()
     for mode in ([], ["--json"]):
         command = [sys.executable, "-m", "host", "-s", "local:", *mode, "ping"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stderr) == (0, "")
         assert "pong" in done.stdout
-    assert _directories() == before
+        assert list(private_tmp.iterdir()) == []
 
 
 def test_files_may_go_to_the_temporary_directory(private_tmp: Path) -> None:
@@ -46,6 +40,14 @@ def test_files_may_go_to_the_temporary_directory(private_tmp: Path) -> None:
     with VirtioRPCClient("local:") as client:
         assert client.upload_file(str(private_tmp / "f"), str(private_tmp / "g"))["data"]["size"] == 3
     assert (private_tmp / "g").read_bytes() == b"abc"
+
+
+def test_a_long_temporary_directory_leaves_room_for_the_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with VirtioRPCClient("local:") as client:
+        assert client.ping()["data"]["message"] == "pong"
 
 
 def test_only_its_user_can_reach_it() -> None:
@@ -75,10 +77,9 @@ def test_it_ends_with_its_parent(number: int) -> None:
         time.sleep(0.02)
 
 
-def test_one_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = _directories()
+def test_one_that_cannot_start_says_why(private_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("host.local._config", lambda: "nonsense: 1")
     with pytest.raises(RPCError, match=r"did not start: .*guest\.yaml:1: nonsense: unknown key") as caught:
         VirtioRPCClient("local:").ping()
     assert caught.value.reason == "CONNECTION_REFUSED"
-    assert _directories() == before
+    assert list(private_tmp.iterdir()) == []
