@@ -40,7 +40,7 @@ class RouteTable:
     def find(self, http_method: str, path: str) -> tuple[Route, dict[str, str]]:
         """The route, and the values of its template's variables.
 
-        Raises RpcError UNIMPLEMENTED: ENDPOINT_NOT_FOUND, or METHOD_NOT_ALLOWED with the methods that are allowed.
+        Raises RpcError: ENDPOINT_NOT_FOUND, or METHOD_NOT_ALLOWED with the methods that are allowed.
         """
         allowed: list[str] = []
         found: tuple[Route, dict[str, str]] | None = None
@@ -59,7 +59,7 @@ class RouteTable:
         if allowed:
             methods = ", ".join(sorted(set(allowed)))
             raise RpcError(
-                Code.UNIMPLEMENTED,
+                Code.UNKNOWN,
                 f"{path} does not take {http_method}; use {methods}",
                 reason="METHOD_NOT_ALLOWED",
                 data={"allowed": methods},
