@@ -5,42 +5,22 @@ kernel is asked where that is (/proc/self/fd/N), and work goes on with the open 
 again between the judgement and the use, so nobody can swap it in between.
 
 Content may be read and written in the configured places only. Metadata may also be read of what every user of the
-guest can see. A list of secrets is refused always. Nothing here knows messages or the daemon's configuration file.
+guest can see. Secrets (guest.policy.denied) are refused always. Nothing here knows messages or the daemon's
+configuration file.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from dataclasses import dataclass
 from typing import Iterable, Sequence
 
 from guest.errors import error
 from guest.os_errors import as_rpc_error, file_errors, printable
+from guest.policy.denied import why_file_denied, why_path_denied
 from vsrpc.errors import RpcError
-
-_DENIED = (
-    (r"/etc/\.?g?shadow[^/]*", "password hashes"),
-    (r"/var/backups/g?shadow[^/]*", "password hashes"),
-    (r"/etc/security/opasswd[^/]*", "password hashes"),
-    (r"/etc/sudoers[^/]*", "who may become root"),
-    (r"/etc/ssh/ssh_host_[^/]*_key", "the guest's SSH host keys"),
-    # Private keys have any name; what is not secret has a few.
-    (r".*/\.ssh/(?!(?:authorized_keys2?|known_hosts[^/]*|config|rc|environment|[^/]*\.pub)\Z)[^/]+", "SSH keys"),
-    (r".*/\.gnupg/(?:private-keys[^/]*|secring[^/]*)", "private keys"),
-    (r"/proc", "kernel and processes"),
-    (r"/sys", "kernel and devices"),
-    (r"/dev", "devices"),
-    (r"/etc/vsrpc", "the daemon's own files"),
-)
-"""Always refused, with all below them: patterns of whole real paths, and what they protect."""
-
-_DENIED_RE = tuple((re.compile(f"(?:{pattern})(?:/.*)?\\Z", re.DOTALL), why) for pattern, why in _DENIED)
-
-_SECRETS = ("/etc/shadow", "/etc/gshadow", "/etc/shadow-", "/etc/gshadow-", "/etc/sudoers", "/etc/security/opasswd")
-"""Denied files that a hard link elsewhere could expose (where fs.protected_hardlinks is off)."""
 
 _LONGEST_PATH = 4095  # bytes: PATH_MAX less its NUL (linux/limits.h)
 _MOST_LINKS = 40  # symbolic links followed in one path: MAXSYMLINKS (linux/namei.h)
@@ -70,8 +50,6 @@ class PathPolicy:
         self._shown = ", ".join(allowed) or "none"
         self._allowed = tuple(os.path.realpath(path) for path in allowed)
         self._own = tuple(os.path.realpath(path) for path in own)
-        # File systems of kernel state, wherever else they are mounted (a chroot's /proc).
-        self._kernel_devices = frozenset(os.stat(path).st_dev for path in ("/proc", "/sys") if os.path.ismount(path))
 
     def check_read(self, path: str) -> None:
         """Whether content at `path` may be read. What does not exist is judged by the place where it would be."""
@@ -178,18 +156,13 @@ class PathPolicy:
             raise self._not_listed(path, real)
 
     def _judge_secret(self, path: str, real: str, fd: int | None) -> None:
-        for pattern, why in _DENIED_RE:
-            if pattern.match(real):
-                raise self._denied(path, real, why)
-        if any(_within(real, own) for own in self._own):
-            raise self._denied(path, real, "the daemon's own files")
-        if fd is None:
-            return
-        status = os.fstat(fd)
-        if status.st_dev in self._kernel_devices:
-            raise self._denied(path, real, "kernel and processes")
-        if stat.S_ISREG(status.st_mode) and status.st_nlink > 1 and _is_secret(status):
-            raise self._denied(path, real, "a hard link to password hashes")
+        why = why_path_denied(real)
+        if not why and any(_within(real, own) for own in self._own):
+            why = "the daemon's own files"
+        if not why and fd is not None:
+            why = why_file_denied(os.fstat(fd))
+        if why:
+            raise self._denied(path, real, why)
 
     def _is_allowed(self, real: str) -> bool:
         return any(_within(real, place) for place in self._allowed)
@@ -305,16 +278,6 @@ def _walk_as_other(path: str) -> bool:
 
 def _within(real: str, place: str) -> bool:
     return real == place or real.startswith(place if place.endswith("/") else place + "/")
-
-
-def _is_secret(status: os.stat_result) -> bool:
-    for path in _SECRETS:
-        try:
-            if os.path.samestat(os.stat(path), status):
-                return True
-        except OSError:
-            continue
-    return False
 
 
 def _refusal(path: str, real: str, why: str) -> RpcError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import pty
 import queue
@@ -17,8 +19,12 @@ from typing import Iterator
 
 import pytest
 
+import guest.daemon
 import vsrpc
+from guest import logging_setup
+from guest.config import GuestConfig, LoggingConfig, SecurityConfig
 from vsrpc._version import __version__
+from vsrpc.transports import listener
 from vsrpc.v1 import file_pb2, shell_pb2, system_pb2
 from vsrpc.v1.file_vsrpc import FileStub
 from vsrpc.v1.shell_vsrpc import ShellStub
@@ -156,6 +162,42 @@ def test_what_is_logged(tmp_path: Path) -> None:
             line = running.wait_for("Download").splitlines()[-1]
             assert re.search(r"PERMISSION_DENIED: Path not in allowed list: /x\\nforged \(", line)
         assert running.end()[0] == 0
+
+
+def test_one_event_is_one_line_in_the_log(tmp_path: Path) -> None:
+    path = tmp_path / "guest.log"
+    handler = logging_setup._file_handler(str(path), LoggingConfig())
+    try:
+        handler.handle(logging.makeLogRecord({"msg": "%s", "args": ("one\n2000-01-01 INFO\x1b[2J forged",)}))
+    finally:
+        handler.close()
+    (line,) = path.read_text().splitlines()
+    assert line.endswith("one\\n2000-01-01 INFO\\x1b[2J forged")
+
+
+def test_stopping_removes_named_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file system cannot do without names, the end of the process would leave them behind."""
+    real_open = os.open
+
+    def open_named(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return real_open(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", open_named)
+    files = tmp_path / "files"
+    files.mkdir()
+    made = guest.daemon.Daemon(GuestConfig(security=SecurityConfig(allowed_paths=(f"{files}/",))), "/no/such/file")
+    thread = threading.Thread(target=made.serve, args=(listener(f"unix:{tmp_path}/sock"),))
+    thread.start()
+    try:
+        with vsrpc.connect(f"unix:{tmp_path}/sock") as channel:
+            FileStub(channel).InitUpload(file_pb2.InitUploadRequest(path=f"{files}/f", size=10), timeout=10)
+            assert [name[:14] for name in os.listdir(files)] == [".vsrpc-upload-"]
+    finally:
+        made.stop()
+        thread.join()
+    assert os.listdir(files) == []
 
 
 def test_a_log_file_is_rotated_and_private(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
 import tempfile
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Iterator
 import pytest
 from servicer_helpers import as_ordinary_user, refused
 
+from guest.policy import denied, paths
 from guest.policy.paths import PathPolicy
 from vsrpc.errors import RpcError
 
@@ -169,11 +171,40 @@ def test_the_daemons_own_files(places: Places) -> None:
 
 
 def test_a_hard_link_to_a_secret(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("guest.policy.paths._SECRETS", (str(places.secret),))
+    monkeypatch.setattr("guest.policy.denied._SECRETS", (str(places.secret),))
     os.link(places.secret, places.allowed / "innocent")
     os.link(places.allowed / "file", places.allowed / "twin")
     refused("PERMISSION_DENIED", places.policy.open_read, str(places.allowed / "innocent"))
     assert read(places.policy, places.allowed / "twin") == "fine"
+
+
+def test_kernel_state_mounted_elsewhere(places: Places) -> None:
+    mounted = places.allowed / "proc"
+    mounted.mkdir()
+    if subprocess.run(["mount", "-t", "proc", "proc", str(mounted)], stderr=subprocess.DEVNULL).returncode == 0:
+        try:
+            refused("PERMISSION_DENIED", lambda: read(places.policy, f"{mounted}/cpuinfo"))
+        finally:
+            subprocess.run(["umount", str(mounted)], check=True)
+    else:  # mounting is not allowed here: ask about the usual one
+        assert denied.why_file_denied(os.stat("/proc/cpuinfo"))
+    assert not denied.why_file_denied(os.stat(places.secret))
+
+
+def test_a_file_that_is_removed_while_it_is_judged(places: Places) -> None:
+    """The kernel then adds " (deleted)" to its path, which the deny list would not know."""
+    path = places.allowed / "gone"
+    path.write_text("")
+    fd = os.open(path, os.O_PATH)
+    try:
+        assert paths._where(fd, str(path)) == str(path)
+        path.unlink()
+        refused("FILE_NOT_FOUND", paths._where, fd, str(path))
+    finally:
+        os.close(fd)
+    named = places.allowed / "odd (deleted)"
+    named.write_text("only its name")
+    assert read(places.policy, named) == "only its name"
 
 
 def test_special_files_are_not_opened(places: Places) -> None:
