@@ -1,42 +1,58 @@
-"""What the end-to-end suite talks to: the target named by VSRPC_TARGET (a VM's socket), else an embedded guest.
+"""What the end-to-end suite talks to: an embedded guest, and the real VM (marker vm).
 
-Tests marked `vm` need systemd or a device and are left out where there is no VM. Nothing here may assume that guest
-and host share a file system.
+The VM's port has one client at a time, and shares no file system with us: what a test wants to know or prepare beside
+the calls that it tests goes through the observer.
 """
 
 from __future__ import annotations
 
-import os
+import subprocess
 import uuid
-from pathlib import Path
 from typing import Iterator
 
 import pytest
-from e2e_cli import Cli, Remote
+from e2e_cli import Cli, Guest, Remote
 
 from host.client import VirtioRPCClient
 from host.local import LocalGuest
 
-TARGET = os.environ.get("VSRPC_TARGET", "")
+# The first test of the VM builds and boots it.
+VM = pytest.param("vm", marks=[pytest.mark.vm, pytest.mark.timeout(900)])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "systemd: needs a guest with systemd, so not the embedded one")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if TARGET:
-        return
-    left_out = [item for item in items if item.get_closest_marker("vm") and Path(__file__).parent in item.path.parents]
+    """Leave out what says nothing: units on the embedded guest, and the host's missing protobuf once more on the VM."""
+    left_out = []
+    for item in items:
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        kind = parameters.get("guest")
+        if (kind == "local" and item.get_closest_marker("systemd")) or (
+            kind == "vm" and parameters.get("any_cli") == "no-protobuf"
+        ):
+            left_out.append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
 
 
-@pytest.fixture(scope="session")
-def target() -> Iterator[str]:
-    """The guest under test, as users name it after -s."""
-    if TARGET:
-        yield TARGET
+@pytest.fixture(scope="session", params=["local", VM])
+def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
+    if request.param == "vm":
+        vm = request.getfixturevalue("vm")
+        yield Guest(f"unix:{vm.socket}", lambda argv: vm.ga.check(["/usr/bin/env", *argv]).decode())
         return
-    with LocalGuest() as guest:
-        yield guest.target
+    with LocalGuest() as local:
+        yield Guest(local.target, lambda argv: subprocess.run(argv, check=True, text=True, stdout=-1).stdout)
+
+
+@pytest.fixture
+def target(guest: Guest) -> str:
+    """The guest's target."""
+    return guest.target
 
 
 @pytest.fixture(params=["proto", "json"])
@@ -59,17 +75,8 @@ def client(request: pytest.FixtureRequest, target: str) -> Iterator[VirtioRPCCli
 
 
 @pytest.fixture
-def observer(target: str) -> Iterator[VirtioRPCClient]:
-    """A client that looks at the guest beside what is tested."""
-    with VirtioRPCClient(target) as made:
-        yield made
-
-
-@pytest.fixture
-def remote(target: str) -> Iterator[Remote]:
-    """Makes paths in the guest that no other test uses. A VM's /tmp goes with it; the embedded guest's is ours."""
+def remote(guest: Guest) -> Iterator[Remote]:
+    """Makes paths in the guest that no other test uses."""
     prefix = f"/tmp/vsrpc-e2e-{uuid.uuid4().hex[:8]}-"
     yield lambda name: prefix + name
-    if not TARGET:
-        for path in Path("/tmp").glob(prefix[5:] + "*"):
-            path.unlink()
+    guest.run(["sh", "-c", f"rm -rf {prefix}*"])

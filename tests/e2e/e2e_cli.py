@@ -1,4 +1,4 @@
-"""Runs the command line as users do: a process, with a target, in one of the wire formats."""
+"""The guest under test, and the command line as users run it: a process, with a target, in one of the wire formats."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 # Makes protobuf look missing to a Python that starts with this directory in its path.
 _NO_PROTOBUF = """
@@ -25,6 +25,21 @@ sys.meta_path.insert(0, Blocker())
 
 Remote = Callable[[str], str]
 """Makes paths in the guest that no other test uses."""
+
+
+@dataclass(frozen=True)
+class Guest:
+    """The guest under test: its target, as users name it after -s, and a way in beside the port."""
+
+    target: str
+    run: Callable[[Sequence[str]], str]
+    """Runs a program in the guest and gives its output."""
+
+    def files(self, prefix: str) -> list[str]:
+        """Files in the guest's /tmp that begin with a prefix, and temporary ones of uploads."""
+        token = os.path.basename(prefix)
+        names = self.run(["ls", "-a", "/tmp"]).splitlines()
+        return [name for name in names if name.startswith(token) or ".vsrpc-upload" in name]
 
 
 @dataclass(frozen=True)

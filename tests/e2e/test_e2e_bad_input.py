@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
-from e2e_cli import Cli, Remote
+from e2e_cli import Cli, Guest, Remote
 
 from host.client import RPCError, UsageError, VirtioRPCClient
 
@@ -58,7 +58,7 @@ MIB = 1024 * 1024
 )
 def test_bad_input(
     cli: Cli,
-    observer: VirtioRPCClient,
+    guest: Guest,
     remote: Remote,
     tmp_path: Path,
     argv: list[str],
@@ -76,8 +76,8 @@ def test_bad_input(
         "remote": remote("existing"),
         "new": remote("new"),
     }
-    observer.upload_file(names["local"], names["remote"])
-    before = _guest_files(observer, remote)
+    guest.run(["sh", "-c", f"printf local > {names['remote']}"])
+    before = guest.files(remote(""))
 
     done = cli(*(each.format(**names) for each in argv))
     assert done.code == code, done.err
@@ -89,15 +89,8 @@ def test_bad_input(
 
     assert sorted(os.listdir(tmp_path)) == ["large", "local"]
     assert (tmp_path / "local").read_bytes() == b"local"
-    assert _guest_files(observer, remote) == before
-    assert observer.exec_command(["cat", names["remote"]])["data"]["stdout"] == "local"
-
-
-def _guest_files(observer: VirtioRPCClient, remote: Remote) -> list[str]:
-    """This test's files in the guest's /tmp, also the hidden ones that an upload writes first."""
-    token = os.path.basename(remote("")).rstrip("-")
-    listing = observer.exec_command("ls -a /tmp")["data"]["stdout"]
-    return [name for name in listing.splitlines() if token in name or ".vsrpc" in name]
+    assert guest.files(remote("")) == before
+    assert guest.run(["cat", names["remote"]]) == "local"
 
 
 def test_request_over_the_limit(client: VirtioRPCClient) -> None:
@@ -121,16 +114,16 @@ def test_names_that_no_wire_format_carries(client: VirtioRPCClient) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("direction", ["upload", "download"])
 def test_interrupted_transfer_leaves_nothing(
-    cli: Cli, observer: VirtioRPCClient, remote: Remote, tmp_path: Path, direction: str, number: int, code: int
+    cli: Cli, guest: Guest, remote: Remote, tmp_path: Path, direction: str, number: int, code: int
 ) -> None:
     with open(tmp_path / "f", "wb") as large:
         large.truncate(64 * MIB)
     if direction == "download":
-        observer.upload_file(str(tmp_path / "f"), remote("f"))
+        guest.run(["truncate", "-s", str(64 * MIB), remote("f")])
         argv = ["download", remote("f"), str(tmp_path / "g")]
     else:
         argv = ["upload", str(tmp_path / "f"), remote("f")]
-    before = _guest_files(observer, remote)
+    before = guest.files(remote(""))
     # In chunks of 4 KiB it takes minutes: the signal comes in its midst.
     with cli.start(*argv, "--chunk-size", "4K", stdout=-1, stderr=-1) as process:
         assert process.stdout is not None
@@ -140,22 +133,22 @@ def test_interrupted_transfer_leaves_nothing(
     assert process.returncode == code
     assert err == (b"vsrpc-host: error: interrupted\n" if number == signal.SIGINT else b"")
     assert os.listdir(tmp_path) == ["f"]
-    assert _guest_files(observer, remote) == before
+    assert guest.files(remote("")) == before
 
 
-def test_interrupted_exec_ends_at_once(cli: Cli, observer: VirtioRPCClient) -> None:
+def test_interrupted_exec_ends_at_once(cli: Cli, guest: Guest) -> None:
     with cli.start("exec", "sleep 29.5", stdout=-1, stderr=-1) as process:
-        _wait_for(lambda: _sleeps(observer))
+        _wait_for(lambda: _sleeps(guest))
         started = time.monotonic()
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     assert process.returncode == 130
     assert time.monotonic() - started < 10
-    _wait_for(lambda: not _sleeps(observer))
+    _wait_for(lambda: not _sleeps(guest))
 
 
-def _sleeps(observer: VirtioRPCClient) -> bool:
-    return "sleep 29.5" in observer.exec_command("ps -eo args")["data"]["stdout"].splitlines()
+def _sleeps(guest: Guest) -> bool:
+    return "sleep 29.5" in guest.run(["ps", "-eo", "args"]).splitlines()
 
 
 def _wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:

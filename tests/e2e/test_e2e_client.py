@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from e2e_cli import Remote
+from e2e_cli import Guest, Remote
 
 from host.client import RPCError, VirtioRPCClient
 from vsrpc import RpcError
@@ -48,41 +48,47 @@ def test_every_method_gives_an_envelope(client: VirtioRPCClient, tmp_path: Path,
     assert (tmp_path / "small").read_bytes() == (tmp_path / "chunked").read_bytes() == b"hello"
 
 
-@pytest.mark.vm
+@pytest.mark.systemd
 def test_control_service(client: VirtioRPCClient) -> None:
     assert client.control_service("systemd-journald", "status")["data"]["status"] == "running"
 
 
-def test_both_wire_formats_give_the_same(target: str, remote: Remote, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("get_file_info", ["{there}"]),
+        ("get_file_info", ["{none}"]),
+        ("exec_command", ["cat {there}"]),
+        ("exec_command", ["ls /nonexistent-place"]),
+        ("upload_file", ["{local}", "{new}"]),
+        ("download_file", ["{there}", "{copy}"]),
+        # and what fails
+        ("get_file_info", ["/etc/shadow"]),
+        ("get_file_info", ["relative"]),
+        ("exec_command", ["rm x"]),
+        ("exec_command", [""]),
+        ("download_file", ["{none}", "{copy}"]),
+    ],
+)
+def test_both_wire_formats_give_the_same(
+    guest: Guest, remote: Remote, tmp_path: Path, method: str, arguments: list[str]
+) -> None:
     (tmp_path / "f").write_bytes(b"\xff\x00")
-    with VirtioRPCClient(target) as proto, VirtioRPCClient(target, json=True) as json:
-        proto.upload_file(str(tmp_path / "f"), remote("f"))
-        for method, *args in (
-            ("get_file_info", remote("f")),
-            ("get_file_info", remote("none")),
-            ("exec_command", f"cat {remote('f')}"),
-            ("exec_command", "ls /nonexistent-place"),
-            ("upload_file", str(tmp_path / "f"), remote("f")),
-            ("download_file", remote("f"), str(tmp_path / "g")),
-        ):
-            one, other = (getattr(each, method)(*args)["data"] for each in (proto, json))
-            for data in (one, other):
-                data.pop("duration_ms", None)
-                data.pop("atime", None)
-            assert one == other
-        for bad, *args in (
-            ("get_file_info", "/etc/shadow"),
-            ("get_file_info", "relative"),
-            ("exec_command", "rm x"),
-            ("exec_command", ""),
-            ("download_file", remote("none"), str(tmp_path / "h")),
-        ):
-            errors = []
-            for each in (proto, json):
-                with pytest.raises(RPCError) as caught:
-                    getattr(each, bad)(*args)
-                errors.append((caught.value.code, caught.value.message, caught.value.data))
-            assert errors[0] == errors[1]
+    guest.run(["sh", "-c", f"printf '\\377' > {remote('there')}"])
+    names = {name: remote(name) for name in ("there", "none", "new")}
+    names.update(local=str(tmp_path / "f"), copy=str(tmp_path / "g"))
+    outcomes = []
+    for json in (False, True):
+        with VirtioRPCClient(guest.target, json=json) as client:
+            try:
+                data = getattr(client, method)(*(each.format(**names) for each in arguments))["data"]
+            except RPCError as error:
+                outcomes.append((error.code, error.message, error.data))
+            else:
+                for varying in ("duration_ms", "atime"):
+                    data.pop(varying, None)
+                outcomes.append((0, "", data))
+    assert outcomes[0] == outcomes[1]
 
 
 def test_exec_command(client: VirtioRPCClient) -> None:

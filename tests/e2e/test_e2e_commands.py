@@ -197,7 +197,7 @@ def test_file_info(any_cli: Cli, remote: Remote) -> None:
     assert (missing.code, missing.json["exists"]) == (0, False)
 
 
-@pytest.mark.vm
+@pytest.mark.systemd
 def test_service(any_cli: Cli) -> None:
     done = any_cli("service", "systemd-journald", "status")
     assert (done.code, done.out, done.err) == (0, b"running\n", "")
