@@ -20,11 +20,9 @@ _KEY = re.compile(r"[0-9a-z_.-]+\Z")
 _VALUE = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?\Z")
 
 # Headers that carry the protocol itself: metadata must not forge them.
-RESERVED = frozenset(
+_RESERVED = frozenset(
     (
         "accept-encoding",
-        "connect-protocol-version",
-        "connect-timeout-ms",
         "connection",
         "content-encoding",
         "content-length",
@@ -39,6 +37,12 @@ RESERVED = frozenset(
     )
 )
 
+_RESERVED_PREFIXES = ("connect-", "trailer-", "vsrpc-")
+
+
+def _reserved(name: str) -> bool:
+    return name in _RESERVED or name.startswith(_RESERVED_PREFIXES)
+
 
 def to_headers(metadata: Iterable[tuple[str, str | bytes]], prefix: str = "") -> list[tuple[str, str]]:
     """Header pairs for metadata, each name with `prefix` before it.
@@ -49,7 +53,7 @@ def to_headers(metadata: Iterable[tuple[str, str | bytes]], prefix: str = "") ->
     for key, value in metadata:
         if not _KEY.match(key):
             raise ValueError(f"metadata key {key!r}: only a-z, 0-9, '_', '-' and '.' are allowed")
-        if key in RESERVED:
+        if _reserved(key):
             raise ValueError(f"metadata key {key!r} is reserved for the protocol")
         if key.endswith("-bin"):
             if not isinstance(value, (bytes, bytearray)):
@@ -72,7 +76,7 @@ def from_headers(headers: Iterable[tuple[str, str]]) -> Metadata:
     """
     pairs: list[tuple[str, str | bytes]] = []
     for name, value in headers:
-        if name in RESERVED:
+        if _reserved(name):
             continue
         if not name.endswith("-bin"):
             pairs.append((name, value))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
-from threads import Beside, descriptors, eventually
+from runtime_threads import Beside, descriptors, eventually
 
 from vsrpc.transports import TransportClosed, listener, serial
 

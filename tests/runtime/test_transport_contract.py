@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Iterator
 
 import pytest
-from threads import Beside, descriptors, eventually
+from runtime_threads import Beside, descriptors, eventually
 
 from vsrpc.transports import (
     ConnectFailed,
@@ -58,7 +58,7 @@ def _no_vsock_loopback() -> str:
     return ""
 
 
-@pytest.fixture(params=["memory", "unix", "tcp", "vsock"])
+@pytest.fixture(params=["memory", "unix", "tcp", pytest.param("vsock", marks=pytest.mark.host_feature)])
 def kind(request: pytest.FixtureRequest, tmp_path: Any) -> Kind:
     if request.param == "memory":
         return Kind(MemoryListener, lambda ear, timeout: ear.connect(timeout))
