@@ -104,6 +104,7 @@ if [ ! -d "$release" ]; then
         die "$python cannot compile the sources of $src; the tree is incomplete or too new for this Python"
     mv "$stage" "$release"
 fi
+sync # before the switch: after a crash the link must not lead to empty files
 ln -s "releases/$id" "$opt/.current.$$"
 mv -T "$opt/.current.$$" "$opt/current"
 
@@ -127,6 +128,7 @@ elif ! grep -q "/dev/virtio-ports/$port\$" "$etc/guest.yaml"; then
     echo "install-guest.sh: warning: $etc/guest.yaml was kept and does not name /dev/virtio-ports/$port;" \
         "set device.path in it" >&2
 fi
+sync
 
 if live_systemd; then
     systemctl daemon-reload
