@@ -163,8 +163,7 @@ def to_json(message: Any, text_fields: TextFields | None = None) -> dict[str, An
 
 def dump_json(value: Any) -> bytes:
     """JSON text of a value made by to_json, compact, as UTF-8."""
-    # An error may name a file whose name is not UTF-8: Python has surrogates for such bytes.
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
 
 
 def _defaults_option(message_to_dict: Callable[..., Any]) -> dict[str, bool]:

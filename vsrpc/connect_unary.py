@@ -71,8 +71,7 @@ def error_body(error: RpcError) -> bytes:
             {"type": detail.type, "value": base64.b64encode(detail.value).decode("ascii").rstrip("=")}
             for detail in error.error_details
         ]
-    # A message may name a file whose name is not UTF-8: Python has surrogates for such bytes.
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 
 def parse_error(status: int, headers: Headers, body: Buffer) -> RpcError:

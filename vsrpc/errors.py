@@ -41,9 +41,9 @@ class RpcError(Exception):
     ) -> None:
         super().__init__(code, details)
         self._code = code
-        self._details = details
+        self._details = _utf8(details)
         self.reason = reason
-        self.data: Mapping[str, str] = dict(data or {})
+        self.data: Mapping[str, str] = {key: _utf8(value) for key, value in (data or {}).items()}
         self.error_details: tuple[ErrorDetail, ...] = tuple(error_details)
         self._initial_metadata = initial_metadata
         self._trailing_metadata = trailing_metadata
@@ -66,3 +66,8 @@ class RpcError(Exception):
 
     def __str__(self) -> str:
         return f"{self._code.name}: {self._details}"
+
+
+def _utf8(text: str) -> str:
+    """The text as UTF-8 can carry it: names of files that are not UTF-8 have surrogates in Python."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -127,7 +127,8 @@ class Server:
             if session.waits_for(call) and not self._stopping:
                 session.finish(call, call.run())
         except Exception:
-            _log.exception("%s [%s]: the response could not be sent", call.path, call.request_id)
+            _log.exception("%s [%s]: no response could be made", call.path, call.request_id)
+            session.finish(call, call.respond(500, [], b""))  # a caller on a port learns nothing from silence
         finally:
             self._slots.release()
 
