@@ -76,6 +76,7 @@ python=$(in_root sh -c "command -v '${PYTHON:-python3}'") ||
     die "no ${PYTHON:-python3} in ${root:-this system}; install Python 3.8 or newer (package python3)"
 in_root "$python" -c 'import sys; sys.exit(sys.version_info < (3, 8))' ||
     die "$python is older than 3.8; install a newer one and set PYTHON=/path/to/it"
+# psutil complains about the missing /proc of a mounted image, and works.
 missing=$(in_root "$python" -c '
 import importlib
 for module, package in ("google.protobuf", "protobuf"), ("yaml", "yaml"), ("psutil", "psutil"):
@@ -83,7 +84,7 @@ for module, package in ("google.protobuf", "protobuf"), ("yaml", "yaml"), ("psut
         importlib.import_module(module)
     except ImportError:
         print(end=" python3-" + package)
-')
+' 2>/dev/null) || die "$python does not run in ${root:-this system}"
 [ -z "$missing" ] || die "$python lacks$missing; install them with the package manager (apt-get install$missing)"
 
 umask 022
