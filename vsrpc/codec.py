@@ -11,10 +11,11 @@ from __future__ import annotations
 import base64
 import inspect
 import json
+import re
 from typing import Any, Callable, Mapping
 
 from vsrpc.errors import RpcError
-from vsrpc.fields import is_int64, is_map, is_repeated, map_value
+from vsrpc.fields import is_bytes, is_enum, is_int64, is_map, is_repeated, map_value
 from vsrpc.status import Code
 from vsrpc.wire import Buffer
 
@@ -22,6 +23,9 @@ PROTO_TYPES = ("application/proto", "application/x-protobuf")
 JSON_TYPE = "application/json"
 
 TextFields = Mapping[str, "tuple[str, ...]"]
+
+# RFC 4648 section 4 or 5, with or without padding: both are read, as in protobuf's JSON mapping.
+_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]*|[A-Za-z0-9_-]*)={0,2}\Z")
 
 _MAX_EXACT = 2**53 - 1  # RFC 8259 section 6: integers that every reader gets exactly
 
@@ -133,22 +137,64 @@ def from_json(message_type: Any, value: dict[str, Any]) -> Any:
 
     message = message_type()
     try:
+        _check_object(message_type.DESCRIPTOR, value, "")
         json_format.ParseDict(value, message)
     except (json_format.ParseError, RecursionError) as error:
         known = sorted(field.name for field in message_type.DESCRIPTOR.fields)
         for name in value:
-            fields = message_type.DESCRIPTOR.fields
-            if not any(name in (field.name, field.json_name) for field in fields):
-                raise RpcError(
-                    Code.INVALID_ARGUMENT,
-                    f"unknown field {name!r}; the fields are: {', '.join(known) or 'none'}",
-                    reason="INVALID_PARAMS",
-                    data={"field": name},
+            if name not in _names(message_type.DESCRIPTOR):
+                raise _bad_field(
+                    f"unknown field {name!r}; the fields are: {', '.join(known) or 'none'}", name
                 ) from None
         raise RpcError(Code.INVALID_ARGUMENT, f"bad value: {error}", reason="INVALID_PARAMS") from None
     except (TypeError, ValueError) as error:  # what ParseDict lets through for some wrong types
         raise RpcError(Code.INVALID_ARGUMENT, f"bad value: {error}", reason="INVALID_PARAMS") from None
     return message
+
+
+def _names(descriptor: Any) -> dict[str, Any]:
+    """Each name that a field may have in JSON, and the field."""
+    return {name: field for field in descriptor.fields for name in (field.name, field.json_name)}
+
+
+def _check_object(descriptor: Any, value: Any, path: str) -> None:
+    """Refuse what json_format takes although it loses something by it."""
+    if not isinstance(value, dict) or descriptor.full_name.startswith("google.protobuf."):
+        return  # the well-known types have JSON of their own; the rest json_format refuses
+    names = _names(descriptor)
+    given: set[str] = set()
+    for name, item in value.items():
+        field = names.get(name)
+        if field is None:
+            continue
+        if field.name in given:
+            raise _bad_field(f"field {path}{field.name} is given twice, under both of its names", path + field.name)
+        given.add(field.name)
+        if is_map(field):
+            for key, each in item.items() if isinstance(item, dict) else ():
+                _check_value(map_value(field), each, f"{path}{field.name}[{key!r}]")
+        elif is_repeated(field):
+            for index, each in enumerate(item if isinstance(item, list) else ()):
+                _check_value(field, each, f"{path}{field.name}[{index}]")
+        else:
+            _check_value(field, item, path + field.name)
+
+
+def _check_value(field: Any, value: Any, path: str) -> None:
+    if field.message_type is not None:
+        if isinstance(value, list) and not field.message_type.full_name.startswith("google.protobuf."):
+            raise _bad_field(f"bad value: {path} is an array, not an object", path)
+        _check_object(field.message_type, value, path + ".")
+    elif is_bytes(field):
+        # json_format would decode what is left without the characters that are no base64.
+        if isinstance(value, str) and not _BASE64.match(value):
+            raise _bad_field(f"bad value: {path} is not base64, which JSON has for bytes", path)
+    elif is_enum(field) and isinstance(value, float) and not value.is_integer():
+        raise _bad_field(f"bad value: {path} is {value}, not a name or number of {field.enum_type.full_name}", path)
+
+
+def _bad_field(message: str, field: str) -> RpcError:
+    return RpcError(Code.INVALID_ARGUMENT, message, reason="INVALID_PARAMS", data={"field": field})
 
 
 def to_json(message: Any, text_fields: TextFields | None = None) -> dict[str, Any]:

@@ -286,7 +286,11 @@ class Dispatcher:
         pairs = [*query_pairs(call.query), *variables.items()]
         if pairs and route.body == "*" and call.query:
             raise _bad_params(f"{route.http_method} {route.template} takes no query; send its fields in the JSON body")
-        fields.update(query_fields(request_type, pairs))
+        others = query_fields(request_type, pairs)
+        for name in others:
+            if name in fields:
+                raise _bad_params(f"field {name!r} is in the body; leave it out of the path or the query")
+        fields.update(others)
         result = self._invoke(call, served, codec.from_json(request_type, fields))
         return call.envelope(0, "success", codec.to_json(result, served.text_fields))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 # google/protobuf/descriptor.h: FieldDescriptor::CppType
 _INT64, _UINT64, _BOOL = 2, 4, 7
+_TYPE_ENUM, _TYPE_BYTES = 14, 12  # google/protobuf/descriptor.proto: FieldDescriptorProto.Type
 _LABEL_REPEATED = 3  # google/protobuf/descriptor.proto
 
 
@@ -36,3 +37,13 @@ def is_int64(field: Any) -> bool:
 def is_bool(field: Any) -> bool:
     """Whether its values are booleans."""
     return bool(field.cpp_type == _BOOL)
+
+
+def is_bytes(field: Any) -> bool:
+    """Whether its values are bytes."""
+    return bool(field.type == _TYPE_BYTES)
+
+
+def is_enum(field: Any) -> bool:
+    """Whether its values are an enum's."""
+    return bool(field.type == _TYPE_ENUM)
