@@ -1,0 +1,128 @@
+package main
+
+// Messages as JSON, by rpc path and by REST route, and the errors of both.
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+)
+
+// Error is what the guest answered a call that failed.
+type Error struct {
+	Code    uint64 // number of PROTOCOL.md's table; 0 for an answer that is not of a vsrpc daemon
+	HTTP    int
+	Message string
+	Facts   map[string]string
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%d (HTTP %d): %s", e.Code, e.HTTP, e.Message) }
+
+// do sends a message, or nothing for nil.
+func (c *Client) do(ctx context.Context, method, target string, in any) (*Reply, error) {
+	if in == nil {
+		return c.Do(ctx, method, target, http.Header{}, nil)
+	}
+	body, err := json.Marshal(in)
+	if err != nil {
+		return nil, err
+	}
+	return c.Do(ctx, method, target, http.Header{"Content-Type": {"application/json"}}, body)
+}
+
+// Call calls an rpc by its path, for example "/vsrpc.v1.System/Ping".
+func (c *Client) Call(ctx context.Context, path string, in, out any) error {
+	reply, err := c.do(ctx, http.MethodPost, path, in)
+	if err != nil {
+		return err
+	}
+	if reply.StatusCode == http.StatusOK {
+		return json.Unmarshal(reply.Body, out)
+	}
+	var failure struct {
+		Message string
+		Details []struct{ Type, Value string }
+	}
+	if err := json.Unmarshal(reply.Body, &failure); err != nil {
+		return &Error{HTTP: reply.StatusCode, Message: string(reply.Body)}
+	}
+	result := &Error{HTTP: reply.StatusCode, Message: failure.Message}
+	for _, detail := range failure.Details {
+		if detail.Type != "vsrpc.v1.ErrorDetail" {
+			continue
+		}
+		raw, err := base64.RawStdEncoding.DecodeString(detail.Value)
+		if err != nil {
+			return err
+		}
+		if result.Code, result.Facts, err = errorDetail(raw); err != nil {
+			return err
+		}
+	}
+	return result
+}
+
+// REST calls a route; in is nil where it has no body.
+func (c *Client) REST(ctx context.Context, method, target string, in, out any) error {
+	reply, err := c.do(ctx, method, target, in)
+	if err != nil {
+		return err
+	}
+	var envelope struct {
+		Code    uint64
+		Message string
+		Data    json.RawMessage
+	}
+	if err := json.Unmarshal(reply.Body, &envelope); err != nil {
+		return &Error{HTTP: reply.StatusCode, Message: string(reply.Body)}
+	}
+	if envelope.Code == 0 {
+		return json.Unmarshal(envelope.Data, out)
+	}
+	result := &Error{Code: envelope.Code, HTTP: reply.StatusCode, Message: envelope.Message}
+	if err := json.Unmarshal(envelope.Data, &result.Facts); err != nil {
+		return err
+	}
+	return result
+}
+
+// errorDetail reads a protobuf vsrpc.v1.ErrorDetail.
+func errorDetail(raw []byte) (code uint64, facts map[string]string, err error) {
+	facts = map[string]string{}
+	err = eachField(raw, func(number, value uint64, content []byte) error {
+		if number == 1 {
+			code = value
+			return nil
+		}
+		entry := map[uint64]string{}
+		defer func() { facts[entry[1]] = entry[2] }()
+		return eachField(content, func(n, _ uint64, text []byte) error { entry[n] = string(text); return nil })
+	})
+	return code, facts, err
+}
+
+// eachField reads a protobuf message whose fields are varints (wire type 0) and strings or messages (2).
+func eachField(raw []byte, field func(number, value uint64, content []byte) error) error {
+	for len(raw) > 0 {
+		tag, n := binary.Uvarint(raw)
+		value, m := binary.Uvarint(raw[max(n, 0):])
+		if n <= 0 || m <= 0 {
+			return errors.New("protobuf: bad varint")
+		}
+		raw = raw[n+m:]
+		var content []byte
+		if tag&7 == 2 && value <= uint64(len(raw)) {
+			content, raw = raw[:value], raw[value:]
+		} else if tag&7 != 0 {
+			return fmt.Errorf("protobuf: wire type %d, length %d", tag&7, value)
+		}
+		if err := field(tag>>3, value, content); err != nil {
+			return err
+		}
+	}
+	return nil
+}

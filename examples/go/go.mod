@@ -1,0 +1,3 @@
+module vsrpc-example
+
+go 1.21

@@ -1,0 +1,237 @@
+"""What the documentation states as a fact is so: its tables are compared with the code that they describe.
+
+That the packaged configuration files show every key with its default is tested beside their readers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guest.config import GuestConfig, ServerConfig
+from guest.files import sessions
+from guest.jobs import job
+from guest.policy.commands import DEFAULT_COMMANDS
+from guest.services import file, shell
+from host.cli import exits, parser
+from host.config import SOCKET_VARIABLE
+from host.transfer import DEFAULT_CHUNK_SIZE
+from vsrpc import hello, metadata, server
+from vsrpc.status import Code
+from vsrpc.v1 import error_tables, file_tables, service_tables, shell_tables, system_tables
+from vsrpc.wire import Limits
+
+ROOT = Path(__file__).resolve().parents[2]
+KIB, MIB = 1024, 1024 * 1024
+WIRE = Limits()
+SERVER: Any = {name: p.default for name, p in inspect.signature(server.Server).parameters.items()}
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def table(name: str, header: str) -> list[list[str]]:
+    """The cells of a page's only table whose first line is `header`."""
+    parts = page(name).split(f"\n{header}\n")
+    assert len(parts) == 2, f"{name} has no table, or two, under {header}"
+    rows = parts[1].partition("\n\n")[0].splitlines()[1:]
+    return [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
+
+
+def code_words(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+# -- PROTOCOL.md
+
+
+def test_routes() -> None:
+    tables = (system_tables, shell_tables, file_tables, service_tables)
+    expected = [
+        [f"`{route.rpc_path.rpartition('.')[2].replace('/', '.')}`", f"`{route.http_method} {route.template}`"]
+        for module in tables
+        for route in module.ROUTES
+    ]
+    assert table("PROTOCOL.md", "| rpc | route |") == expected
+
+
+def test_error_codes() -> None:
+    success = ["0", "SUCCESS", "200", "OK"]
+    rows = [
+        [str(entry.number), entry.reason, str(entry.http_status or "\u2013 (client side)"), entry.rpc_code]
+        for entry in error_tables.ERROR_CODES
+    ]
+    assert table("PROTOCOL.md", "| code | name | HTTP on REST routes | rpc status |") == [success, *rows]
+
+
+def test_http_statuses_of_rpc_statuses() -> None:
+    line = re.search(r"as Connect says: (.*?)\. Exceptions:", page("PROTOCOL.md"), re.DOTALL)
+    assert line
+    said = {name: int(entry.split()[0]) for entry in line.group(1).split("·") for name in re.findall(r"[A-Z_]+", entry)}
+    assert said == {code.name: code.http_status for code in Code}
+
+
+LIMITS = {
+    "request body, compressed or not": [f", {ServerConfig.max_request_size // MIB} MiB by default"],
+    "`content` of a `Download` or `DownloadChunk`": [
+        f"`server.max_request_size` less {file._REPLY_OVERHEAD // KIB} KiB"
+    ],
+    "`DownloadChunk` `size`": [f"{file.CHUNK_SIZE // MIB} MiB by default, {file.MAX_CHUNK_SIZE // MIB} MiB at most"],
+    "`stdout`, `stderr` of an `Exec`": [
+        f"the first {job.MAX_OUTPUT // MIB} MiB of each",
+        f"{shell._ERROR_OUTPUT // KIB} KiB of each in the facts",
+    ],
+    "`Exec` `timeout`": [f"{shell.DEFAULT_TIMEOUT:g} s by default, {shell.MAX_TIMEOUT / 3600:g} h at most"],
+    "uploads in chunks": [f"{sessions.MAX_SESSIONS} at a time", f"for {sessions.IDLE_SECONDS / 60:g} min"],
+    "a call without a deadline": [f", {ServerConfig.request_timeout:g} s by default"],
+    "first line · head · number of fields": [
+        f"{WIRE.max_line // KIB} KiB · {WIRE.max_head // KIB} KiB · {WIRE.max_headers}"
+    ],
+    "silence in the middle of a request": [f"{SERVER['stall_timeout']:g} s, then"],
+    "a client that does not read": [f"{SERVER['write_timeout']:g} s for a response"],
+    "requests at a time": [f", {ServerConfig.workers} by default, run and {SERVER['queue']} more wait"],
+}
+
+
+def test_limits() -> None:
+    limits = dict(table("PROTOCOL.md", "| what | limit |"))
+    assert list(limits) == list(LIMITS)
+    for what, phrases in LIMITS.items():
+        for phrase in phrases:
+            assert phrase in limits[what], what
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        f"# The vsrpc protocol, version {hello.VERSION}",
+        f"up to {server._MAX_PIPELINED} pipelined requests wait",
+        f"first line over {WIRE.max_line} bytes",
+        f"fields over {WIRE.max_head // KIB} KiB with the first line; more than {WIRE.max_headers} of them",
+        f"({WIRE.max_body:,} bytes by default)",
+        f"`server.max_request_size` and {server._BODY_ROOM // KIB} KiB",
+    ],
+)
+def test_other_constants(sentence: str) -> None:
+    assert sentence in page("PROTOCOL.md")
+
+
+def test_headers_that_are_no_metadata() -> None:
+    text = re.search(r"Request headers are metadata, but for (.*?)\. A key", page("PROTOCOL.md"), re.DOTALL)
+    assert text
+    names = {name.lower() for name in code_words(text.group(1))}
+    assert names == {*metadata._RESERVED, *metadata._RESERVED_PREFIXES}
+
+
+# -- README.md
+
+
+def subparsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    root = parser._build()
+    (commands,) = (action for action in root._actions if isinstance(action, argparse._SubParsersAction))
+    return root, commands.choices
+
+
+def options(of: argparse.ArgumentParser) -> set[str]:
+    return {option for action in of._actions for option in action.option_strings}
+
+
+def test_options() -> None:
+    said = [word.split()[0] for option, _ in table("README.md", "| option | meaning |") for word in code_words(option)]
+    assert set(said) == options(subparsers()[0])
+    assert SOCKET_VARIABLE in dict(table("README.md", "| option | meaning |"))["`-s`, `--socket PATH`"]
+
+
+def test_commands() -> None:
+    root, commands = subparsers()
+    said: dict[str, list[str]] = {}
+    for names, arguments, _ in table("README.md", "| command | arguments and options | prints |"):
+        for name in code_words(names):
+            said[name] = [part for word in code_words(arguments) for part in re.split(r"[ /](?=[-A-Za-z])", word)]
+    assert list(said) == list(commands)
+    for name, words in said.items():
+        own = options(commands[name]) - (options(root) - {"--timeout"} if name == "exec" else options(root))
+        assert {word for word in words if word.startswith("-")} == own, name
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "default"),
+    [
+        ("exec", "`--timeout SEC`", f"{shell.DEFAULT_TIMEOUT:g}"),
+        ("upload", "`--mode`", "0644"),
+        ("upload", "`--chunk-size`", f"{DEFAULT_CHUNK_SIZE // MIB}MB"),
+        ("download", "`--chunk-size`", f"{DEFAULT_CHUNK_SIZE // MIB}MB"),
+    ],
+)
+def test_defaults_of_options(command: str, option: str, default: str) -> None:
+    rows = {row[0]: row[1] for row in table("README.md", "| command | arguments and options | prints |")}
+    assert f"{option} ({default})" in rows[f"`{command}`"]
+
+
+def test_service_actions() -> None:
+    rows = {row[0]: row[1] for row in table("README.md", "| command | arguments and options | prints |")}
+    assert rows["`service`"].strip("`").split()[1].split("|") == list(parser.ACTIONS)
+
+
+def test_exit_codes() -> None:
+    codes = {value for name, value in vars(exits).items() if name.isupper() and isinstance(value, int)}
+    said = {word for row in table("README.md", "| exit code | meaning |") for word in row[0].split()}
+    assert said == {*(str(code) for code in codes - {exits.EXEC_BASE}), "`exec`"}
+    in_exec = dict(table("README.md", "| exit code | meaning |"))["`exec`"]
+    own = (exits.CONNECTION, exits.REFUSED, exits.REMOTE, exits.TIMEOUT)
+    assert re.findall(r"\b2\d\d\b", in_exec) == [str(exits.EXEC_BASE + code) for code in (0, *own)]
+
+
+def test_default_policy() -> None:
+    rows = {row[0]: row[1] for row in table("README.md", "| | default | key |")}
+    assert set(rows["commands"].strip("`").split()) == DEFAULT_COMMANDS
+    assert tuple(code_words(rows["reading and writing content"])[0].split()) == GuestConfig().security.allowed_paths
+
+
+def test_make_targets() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", page("Makefile"), re.MULTILINE))
+    said = set(re.findall(r"\bmake ([a-z-]+)", page("README.md") + page("docs/architecture.md")))
+    assert said
+    assert said <= targets
+
+
+# -- every page
+
+
+def anchors(text: str) -> set[str]:
+    """What GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(
+        path.relative_to(ROOT).as_posix()
+        for folder in (".", "docs", "examples", "proto")
+        for path in (ROOT / folder).glob("*.md" if folder == "." else "**/*.md")
+    ),
+)
+def test_links_lead_somewhere(path: str) -> None:
+    text = re.sub(r"^    .*$|`[^`\n]*`(?!\])", "", page(path), flags=re.MULTILINE)
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        there = (ROOT / path).parent / name if name else ROOT / path
+        assert there.exists(), f"{path} links to {link}, which is not there"
+        if anchor:
+            assert anchor in anchors(there.read_text(encoding="utf-8")), f"{path} links to {link}: no such heading"
+
+
+def test_files_that_the_architecture_names() -> None:
+    names = re.findall(r"`((?:vsrpc|guest|host|proto|scripts|tests|docs)/[\w/.-]+)`", page("docs/architecture.md"))
+    assert names
+    for name in names:
+        assert (ROOT / name).exists(), f"docs/architecture.md names {name}, which is not there"
