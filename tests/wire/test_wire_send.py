@@ -114,7 +114,7 @@ def test_headers_that_may_not_be_sent(name: str, value: str) -> None:
 
 def test_public_names() -> None:
     assert vsrpc.wire.__all__ == [
-        "CONTINUE", "REASONS", "BodyTooLarge", "Buffer", "ClientConnection", "Event", "ExpectContinue", "Headers", "Limits",
-        "LocalProtocolError", "ProtocolError", "Refused", "RemoteProtocolError", "Request", "Response",
+        "CONTINUE", "REASONS", "BodyTooLarge", "Buffer", "ClientConnection", "Event", "ExpectContinue", "Headers",
+        "Limits", "LocalProtocolError", "ProtocolError", "Refused", "RemoteProtocolError", "Request", "Response",
         "ServerConnection", "ServerEvent",
     ]  # fmt: skip
