@@ -67,6 +67,10 @@ class Source:
             size -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def rewind(self, offset: int = 0) -> None:
+        """Read on from there."""
+        os.lseek(self._fd, offset, os.SEEK_SET)
+
     def size_now(self) -> int:
         """Bytes in the file now."""
         return os.fstat(self._fd).st_size

@@ -82,15 +82,20 @@ def upload(
         if source.size <= small_file:
             content = source.read(source.size)
             _check_size(source, len(content))
-            fields["content"] = content
-            reply = _into_directory(call, "Upload", fields, inside)
-            _check_md5(reply.data, _md5_of(content), local)
-            progress(source.size, source.size)
-            return reply.data
+            try:
+                reply = _into_directory(call, "Upload", {**fields, "content": content}, inside)
+            except RPCError as error:
+                if error.reason != "TOO_LARGE":  # the guest may be configured to take less in one call than we send
+                    raise
+                source.rewind()
+            else:
+                _check_md5(reply.data, _md5_of(content), local)
+                progress(source.size, source.size)
+                return reply.data
         begun = _into_directory(call, "InitUpload", {**fields, "size": source.size}, inside)
         session: str = begun.data["session_id"]
         try:
-            return _send_chunks(call, source, session, chunk_size, progress)
+            return _send_chunks(call, source, session, chunk_size, int(begun.data["chunk_size"]), progress)
         except BaseException as error:
             _abort(call, session, error)
             raise
@@ -108,7 +113,10 @@ def _into_directory(call: FileCall, rpc: str, fields: dict[str, Any], inside: st
     return call(rpc, {**fields, "path": inside}, None)
 
 
-def _send_chunks(call: FileCall, source: Source, session: str, chunk_size: int, progress: Progress) -> dict[str, Any]:
+def _send_chunks(
+    call: FileCall, source: Source, session: str, chunk_size: int, suggested: int, progress: Progress
+) -> dict[str, Any]:
+    """Send what is in the source; in chunks of the size that the guest suggests if it does not take those asked for."""
     digest = _md5()
     done = 0
     progress(0, source.size)
@@ -116,7 +124,14 @@ def _send_chunks(call: FileCall, source: Source, session: str, chunk_size: int, 
         content = source.read(min(chunk_size, source.size - done))
         if not content:
             break
-        call("UploadChunk", {"session_id": session, "offset": done, "content": content}, None)
+        try:
+            call("UploadChunk", {"session_id": session, "offset": done, "content": content}, None)
+        except RPCError as error:
+            if error.reason != "TOO_LARGE" or not 0 < suggested < len(content):
+                raise
+            chunk_size = suggested
+            source.rewind(done)
+            continue
         digest.update(content)
         done += len(content)
         progress(done, source.size)

@@ -46,7 +46,7 @@ class FileService(FileServicer):
     def __init__(self, policy: PathPolicy, max_reply: int, sessions: UploadSessions) -> None:
         self._policy = policy
         self._max_content = max_reply - _REPLY_OVERHEAD
-        self._chunk_size = min(CHUNK_SIZE, self._max_content)
+        self._chunk_size = min(CHUNK_SIZE, self._max_content * 3 // 4)  # fits a request also in base64
         self._sessions = sessions
 
     def stop(self) -> None:

@@ -431,6 +431,14 @@ def test_work_for_a_caller_who_left_ends(place: Path, service: FileService) -> N
     refused("CANCELLED", service.Stat, request, left)
 
 
+@pytest.mark.parametrize("room", [64 * 1024, 1024 * 1024, 10 * 1024 * 1024])
+def test_the_suggested_chunk_fits_a_request_even_in_base64(place: Path, room: int) -> None:
+    service = FileService(PathPolicy([f"{place}/"]), room, UploadSessions())
+    begun = service.InitUpload(pb.InitUploadRequest(path=f"{place}/f", size=1), context())
+    assert 0 < begun.chunk_size * 4 // 3 < room
+    service.stop()
+
+
 def test_no_descriptor_is_left_open(place: Path, service: FileService) -> None:
     (place / "f").write_bytes(b"abc")
     before = os.listdir("/proc/self/fd")

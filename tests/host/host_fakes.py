@@ -18,6 +18,8 @@ class FakeFiles:
         self.timeouts: list[float | None] = []
         self.fault: Callable[[str, Mapping[str, Any]], None] = lambda rpc, fields: None
         self.damage = False
+        self.max_content: int | None = None
+        """Bytes of content that a request may have; None for any."""
         self._sessions: dict[str, tuple[dict[str, Any], bytearray]] = {}
 
     @property
@@ -28,6 +30,8 @@ class FakeFiles:
         self.calls.append(rpc)
         self.timeouts.append(timeout)
         self.fault(rpc, fields)
+        if self.max_content is not None and len(fields.get("content", b"")) > self.max_content:
+            raise failure("TOO_LARGE", f"the guest takes at most {self.max_content}")
         reply: Reply = getattr(self, f"_{rpc}")(fields)
         return reply
 
@@ -47,7 +51,8 @@ class FakeFiles:
     def _InitUpload(self, fields: Mapping[str, Any]) -> Reply:
         session = f"s{len(self.calls)}"
         self._sessions[session] = {**fields, "path": self._target(fields)}, bytearray(fields["size"])
-        return Reply({"session_id": session, "chunk_size": 2097152, "path": fields["path"]})
+        chunk_size = min(2097152, self.max_content or 2097152)
+        return Reply({"session_id": session, "chunk_size": chunk_size, "path": fields["path"]})
 
     def _UploadChunk(self, fields: Mapping[str, Any]) -> Reply:
         _, content = self._sessions[fields["session_id"]]

@@ -55,6 +55,18 @@ def test_upload_arrives_whole_in_as_few_calls_as_needed(
     assert guest.calls == calls
 
 
+@pytest.mark.parametrize("size", [MIB, MIB + 1, 2 * MIB, 5 * MIB + 5])
+def test_upload_to_a_guest_that_takes_less_in_a_call(tmp_path: Path, size: int) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(content_of(size))
+    guest = FakeFiles()
+    guest.max_content = MIB
+    told: list[int] = []
+    upload(guest, source, "/tmp/target", chunk_size=5 * MIB, progress=lambda done, total: told.append(done))
+    assert guest.files == {"/tmp/target": content_of(size)}
+    assert told == sorted(told)
+
+
 @pytest.mark.parametrize("size", [0, 5, 2 * MIB + 5])
 def test_chunked_upload_of_any_size(tmp_path: Path, size: int) -> None:
     source = tmp_path / "source"
