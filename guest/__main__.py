@@ -24,7 +24,7 @@ exit codes:
   0   stopped by SIGTERM or SIGINT
   {EXIT_FAILED}   the port or socket cannot be used
   {EXIT_USAGE}   wrong option
-  {EXIT_CONFIG}  the configuration is wrong; the message names the file, the line and the key
+  {EXIT_CONFIG}  the configuration is wrong; the message names the file, the key and what to write instead
 """
 
 
@@ -37,9 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         path = config.find(options.config)
         settings = config.load(path)
-        logging_setup.setup(settings.logging, options.debug)
     except config.ConfigError as failure:
         print(f"vsrpc-guest: {failure}", file=sys.stderr)
+        return EXIT_CONFIG
+    try:
+        logging_setup.setup(settings.logging, options.debug)
+    except config.ConfigError as failure:
+        print(f"vsrpc-guest: {path}: {failure}; name another file there", file=sys.stderr)
         return EXIT_CONFIG
     log = logging.getLogger("guest")
     log.info("configuration: %s", path)

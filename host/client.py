@@ -265,16 +265,20 @@ class VirtioRPCClient:
 
     def _reply(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None) -> Reply:
         _check_text(fields)
+        started = time.monotonic()
         try:
-            return self._connected()[1].call(service, rpc, fields, timeout)
+            reply = self._connected()[1].call(service, rpc, fields, timeout)
         except RpcError as error:
             raise from_rpc_error(error) from error
+        log.debug("%s.%s: %.1f ms", service, rpc, (time.monotonic() - started) * 1000)
+        return reply
 
     def _connected(self) -> tuple[Channel, Backend]:
         with self._lock:
             if self._channel is None or self._backend is None:
                 self._channel = self._open_channel()
                 self._backend = make_backend(self._channel, self._json)
+                log.debug("calling %s as %s", self._channel.name, type(self._backend).__name__)
             return self._channel, self._backend
 
     def _open_channel(self) -> Channel:

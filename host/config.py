@@ -40,8 +40,12 @@ def find(option: str | None, environ: Mapping[str, str]) -> str:
     Raises UsageError if the one asked for does not exist.
     """
     if option is not None:
-        if not os.path.exists(option):
-            raise UsageError(f"{option}: no such configuration file; check the path given with -c")
+        try:
+            os.stat(option)
+        except FileNotFoundError:
+            raise UsageError(f"{option}: no such configuration file; check the path given with -c") from None
+        except OSError:
+            pass  # whoever reads it says what is wrong
         return option
     home = environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
     for path in (os.path.join(home, "vsrpc", "host.yaml"), SYSTEM_FILE):
@@ -69,7 +73,8 @@ def _says_nothing(path: str) -> bool:
 
 def target(option: str | None, environ: Mapping[str, str], settings: Settings) -> str:
     """The guest to talk to. Raises UsageError if nothing names one."""
-    chosen = option or environ.get(SOCKET_VARIABLE) or settings.target
+    # An empty option is a script's empty variable: taking another guest instead would run things in the wrong one.
+    chosen = option if option is not None else environ.get(SOCKET_VARIABLE) or settings.target
     if not chosen:
         raise UsageError(
             f"no socket given: use -s PATH, or set {SOCKET_VARIABLE}, or connection.socket_path in {SYSTEM_FILE} "

@@ -62,25 +62,27 @@ def _output(data: Mapping[str, Any], name: str) -> bytes:
 
 
 def _upload(client: VirtioRPCClient, args: Arguments) -> int:
-    envelope = client.upload_file(
-        args.local,
-        args.remote,
-        mode=args.mode,
-        overwrite=not args.no_overwrite,
-        chunk_size=args.chunk_size,
-        progress_callback=None if args.raw else TransferProgress("upload"),
-    )
+    with TransferProgress("upload") as progress:
+        envelope = client.upload_file(
+            args.local,
+            args.remote,
+            mode=args.mode,
+            overwrite=not args.no_overwrite,
+            chunk_size=args.chunk_size,
+            progress_callback=None if args.raw else progress,
+        )
     return _print_transfer("Upload", envelope, envelope["data"]["path"], args)
 
 
 def _download(client: VirtioRPCClient, args: Arguments) -> int:
-    envelope = client.download_file(
-        args.remote,
-        args.local,
-        overwrite=not args.no_overwrite,
-        chunk_size=args.chunk_size,
-        progress_callback=None if args.raw else TransferProgress("download"),
-    )
+    with TransferProgress("download") as progress:
+        envelope = client.download_file(
+            args.remote,
+            args.local,
+            overwrite=not args.no_overwrite,
+            chunk_size=args.chunk_size,
+            progress_callback=None if args.raw else progress,
+        )
     return _print_transfer("Download", envelope, envelope["data"]["local_path"], args)
 
 

@@ -11,8 +11,8 @@ from host.errors import UsageError
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-def set_up_logging(settings: Settings, debug: bool) -> None:
-    """Log to the file of the settings, or to stderr; with `debug` everything to stderr as well."""
+def set_up_logging(settings: Settings, path: str, debug: bool) -> None:
+    """Log to the file of the settings, which are those of `path`, or to stderr; with `debug` all to stderr as well."""
     handlers: list[logging.Handler] = []
     if settings.log_file is not None:
         try:
@@ -21,7 +21,7 @@ def set_up_logging(settings: Settings, debug: bool) -> None:
             )
         except OSError as error:
             raise UsageError(
-                f"logging.file: cannot write {settings.log_file}: {error.strerror}; change it in the configuration file"
+                f"{path}: logging.file: cannot write {settings.log_file}: {error.strerror}; name another file there"
             ) from None
         file.setLevel(settings.log_level)
         handlers.append(file)
@@ -29,4 +29,4 @@ def set_up_logging(settings: Settings, debug: bool) -> None:
         stderr = logging.StreamHandler()
         stderr.setLevel("DEBUG" if debug else settings.log_level)
         handlers.append(stderr)
-    logging.basicConfig(level="DEBUG", format=_FORMAT, handlers=handlers)
+    logging.basicConfig(level=min(handler.level for handler in handlers), format=_FORMAT, handlers=handlers)

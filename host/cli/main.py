@@ -43,12 +43,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    settings = config.load(config.find(args.config, os.environ))
+    path = config.find(args.config, os.environ)
+    settings = config.load(path)
     target = config.target(args.socket, os.environ, settings)
     if args.debug or settings != config.Settings():
         from host.cli.logs import set_up_logging
 
-        set_up_logging(settings, args.debug)
+        set_up_logging(settings, path, args.debug)
     from host.cli.commands import COMMANDS
     from host.client import VirtioRPCClient
 
@@ -79,13 +80,15 @@ def _text_of(error: Exception) -> str:
     if isinstance(error, RPCError):
         return error.message
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else f"cannot write the output: {error.strerror}"
+        if error.filename is None:
+            return f"cannot write the output: {error.strerror}"
+        return f"{error.filename or repr('')}: {error.strerror}"
     return str(error)
 
 
 def _code_of(error: Exception) -> int:
     if isinstance(error, RPCError):
         return exits.of_error(error)
-    if isinstance(error, OSError) and not error.filename:
+    if isinstance(error, OSError) and error.filename is None:
         return exits.LOCAL_FAULT
     return exits.USAGE

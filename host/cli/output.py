@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from types import TracebackType
 from typing import Any
 
 from host.cli.parser import PROG
@@ -44,6 +45,14 @@ class TransferProgress:
         self._direction = direction
         self._bar = sys.stderr is not None and sys.stderr.isatty()
         self._announced = False
+        self._line_open = False
+
+    def __enter__(self) -> TransferProgress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._line_open:  # a failure is told on a line of its own
+            print(file=sys.stderr, flush=True)
 
     def __call__(self, done: int, total: int) -> None:
         if total <= SMALL_FILE:
@@ -54,5 +63,6 @@ class TransferProgress:
         if self._bar:
             filled = _BAR_WIDTH * done // total
             bar = "=" * filled + " " * (_BAR_WIDTH - filled)
-            end = "\n" if done == total else ""
+            self._line_open = done < total
+            end = "" if self._line_open else "\n"
             print(f"\r[{bar}] {100 * done // total}% ({done}/{total} bytes)", end=end, file=sys.stderr, flush=True)

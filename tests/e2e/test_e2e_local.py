@@ -35,6 +35,15 @@ def test_from_the_command_line(private_tmp: Path) -> None:
         assert list(private_tmp.iterdir()) == []
 
 
+def test_the_guests_log_is_shown_only_when_asked_for(private_tmp: Path) -> None:
+    (private_tmp / "host.yaml").write_text('connection: {socket_path: "local:"}\n')
+    command = [sys.executable, "-m", "host", "-c", str(private_tmp / "host.yaml"), "ping"]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=60).stderr == ""
+    debug = subprocess.run([*command, "-d"], capture_output=True, text=True, timeout=60).stderr
+    assert "System.Ping: " in debug
+    assert "guest.daemon: /vsrpc.v1.System/Ping" in debug
+
+
 def test_files_may_go_to_the_temporary_directory(private_tmp: Path) -> None:
     (private_tmp / "f").write_bytes(b"abc")
     with VirtioRPCClient("local:") as client:

@@ -262,7 +262,7 @@ def test_a_socket_that_is_in_use_and_one_that_was_left(tmp_path: Path) -> None:
         (["--config", "/no/such.yaml"], None, 78, "/no/such.yaml: cannot read this configuration file: No such file"),
         ([], "server:\n  max_request_size: ten\n", 78, "guest.yaml:2: server.max_request_size: 'ten' is not"),
         ([], "security:\n  enable_auth: true\n", 78, "guest.yaml:2: security.enable_auth: "),
-        ([], "logging:\n  file: /no/such/place/log\n", 78, "logging.file: cannot write /no/such/place/log: No such"),
+        ([], "logging:\n  file: /no/such/place/log\n", 78, ": logging.file: cannot write /no/such/place/log: No such"),
     ],
 )
 def test_what_keeps_it_from_starting(

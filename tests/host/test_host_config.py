@@ -112,6 +112,8 @@ def test_option_wins_over_environment_over_file() -> None:
     environ = {"VIRTIO_SOCKET": "/from/environment"}
     assert config.target("/from/option", environ, settings) == "/from/option"
     assert config.target(None, environ, settings) == "/from/environment"
+    with pytest.raises(UsageError, match="no socket given"):
+        config.target("", environ, settings)  # a script's empty variable must not reach another guest
     assert config.target(None, {"VIRTIO_SOCKET": ""}, settings) == "/from/file"
     with pytest.raises(UsageError) as caught:
         config.target(None, {}, Settings())

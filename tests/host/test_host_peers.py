@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from typing import Callable, Iterator
 import pytest
 
 from host.cli.main import main
+from host.cli.output import TransferProgress
 
 Behaviour = Callable[[socket.socket], None]
 
@@ -173,6 +175,10 @@ def test_sockets_that_nobody_serves(run: Run, mode: list[str], tmp_path: Path) -
         (["-s", "vsock:x:1", "ping"], 2, "write vsock:CID:PORT"),
         (["-s", "unix:", "ping"], 2, "a path is missing"),
         (["-s", "/x", "upload", "missing.txt", "/tmp/x"], 2, "missing.txt: cannot read it: No such file"),
+        (["-s", "/x", "upload", "", "/tmp/x"], 2, "'': cannot read it: No such file"),
+        (["-s", "/x", "download", "/tmp/x", ""], 2, "'': is a directory"),
+        (["-s", "", "ping"], 2, "no socket given"),
+        (["-c", "/etc/hosts/host.yaml", "ping"], 2, "/etc/hosts/host.yaml: cannot read this configuration file"),
         (["-s", "/x", "upload", "/etc", "/tmp/x"], 2, "/etc: is a directory"),
         (["-s", "/x", "download", "/tmp/x", "/nonexistent/x"], 2, "directory /nonexistent does not exist"),
         (["-s", "/x", "download", "/tmp/x", "/etc/hosts", "--no-overwrite"], 2, "/etc/hosts: already exists"),
@@ -188,6 +194,27 @@ def test_wrong_key_in_the_configuration_names_its_line(run: Run, tmp_path: Path,
     code, text = run("-c", str(tmp_path / "host.yaml"), *mode, "ping")
     assert code == 2
     assert "host.yaml:2: connection.read_timout: unknown key; did you mean 'read_timeout'?" in text
+
+
+def test_a_log_file_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "host.yaml"
+    path.write_text("logging: {file: /nonexistent/log}\n")
+    code, text = run("-c", str(path), "-s", "/x", "ping")
+    assert code == 2
+    assert f"{path}: logging.file: cannot write /nonexistent/log: No such file" in text
+
+
+def test_a_failure_is_told_below_an_unfinished_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    with pytest.raises(KeyboardInterrupt), TransferProgress("upload") as progress:
+        progress(0, 5 << 20)
+        raise KeyboardInterrupt
+    assert shown.getvalue().endswith("0% (0/5242880 bytes)\n")
 
 
 def test_traceback_only_with_debug(tmp_path: Path) -> None:
