@@ -36,8 +36,12 @@ from vsrpc.wire import (
 )
 
 # A hello can be lost in what a killed client left half sent; connecting again ends that client's session for
-# the server too. So the time for connecting is shared by this many attempts.
-_HELLO_ATTEMPTS = 2
+# the server too. So a silent hello is given up after this many seconds at most, the next after twice as many, and so on within
+# the time for connecting: a guest that is slow, or about to boot, is given its time as well.
+_FIRST_WINDOW = 1.0
+
+# What comes in place of the reply to a hello may be half a reply to somebody who left before us: once, but not again.
+_WRONG_ANSWERS = 2
 
 # Between two attempts, in seconds: a guest sees that its port's client has left only if the next one does not come at
 # once (it takes some 2 ms), and until then it drops what we say as the rest of what it did not understand.
@@ -142,29 +146,29 @@ class Link:
             session.join()
 
     def _open(self, deadline: Deadline) -> Session:
-        for attempt in range(_HELLO_ATTEMPTS):
-            remaining = deadline.remaining()
-            share = Deadline(None if remaining is None else remaining / (_HELLO_ATTEMPTS - attempt))
-            last = attempt == _HELLO_ATTEMPTS - 1
+        remaining = deadline.remaining()
+        window = _FIRST_WINDOW if remaining is None else min(_FIRST_WINDOW, remaining / 2)
+        wrong_answers = 0
+        while True:
             try:
-                transport = self._connect(share.remaining())
+                transport = self._connect(deadline.remaining())
             except ConnectFailed as error:
                 raise RpcError(Code.UNAVAILABLE, str(error), reason="CONNECTION_REFUSED") from error
             session = Session(transport, ClientConnection(self._limits), self._owner, self._name)
             try:
                 if self._hello:
-                    session.say_hello(share)
+                    session.say_hello(deadline.sooner(window))
                 return session
             except (TransportError, RemoteProtocolError, WrongPeer) as error:
                 transport.close()
-                # Half a reply to somebody who left before us may precede ours: seen once, it may be that.
-                if last:
+                wrong_answers += not isinstance(error, TransportTimeout)
+                if deadline.expired or wrong_answers == _WRONG_ANSWERS:
                     self._raise_no_hello(error)
+                window *= 2
                 time.sleep(_LEAVE_TIME)
             except BaseException:
                 transport.close()
                 raise
-        raise AssertionError("unreachable")
 
     def _raise_no_hello(self, error: Exception) -> NoReturn:
         if isinstance(error, TransportTimeout):
