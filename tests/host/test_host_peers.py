@@ -211,9 +211,14 @@ def test_a_failure_is_told_below_an_unfinished_progress_bar(monkeypatch: pytest.
 
     shown = Terminal()
     monkeypatch.setattr(sys, "stderr", shown)
-    with pytest.raises(KeyboardInterrupt), TransferProgress("upload") as progress:
-        progress(0, 5 << 20)
-        raise KeyboardInterrupt
+
+    def break_off() -> None:
+        with TransferProgress("upload") as progress:
+            progress(0, 5 << 20)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        break_off()
     assert shown.getvalue().endswith("0% (0/5242880 bytes)\n")
 
 
