@@ -3,6 +3,8 @@ SHELL := /bin/sh
 VENV := .venv
 PY := $(VENV)/bin/python
 PYTEST := $(PY) -m pytest
+# Two processes; the tests of the VM stay together in one of them (tests/conftest.py).
+PARALLEL := -n 2 --dist loadgroup
 VM := 0
 
 .DEFAULT_GOAL := help
@@ -16,7 +18,7 @@ demo: setup-run ## Show the main job on an embedded local guest; VM=1: on a real
 	@VM=$(VM) PYTHON=$(PY) sh scripts/demo.sh
 
 test: setup setup-peers lint types layers generated ## Set everything up and pass the whole test suite, real VM included
-	VSRPC_REQUIRE_VM=1 VSRPC_REQUIRE_PEERS=1 $(PYTEST) --no-skips tests
+	VSRPC_REQUIRE_VM=1 VSRPC_REQUIRE_PEERS=1 $(PYTEST) $(PARALLEL) --no-skips tests
 
 check: setup lint types layers unit ## The quick loop: lint, types, layers, unit tests
 
@@ -49,14 +51,14 @@ layers: setup ## Check that each layer imports only those below it
 generated: setup ## Check that generated code is fresh, and the schema linted, formatted and unbroken
 	PYTHON=$(PY) sh scripts/check-generated
 
-unit: setup ## Unit tests: no VM, no other projects' programs, nothing slow
-	$(PYTEST) -m "not vm and not peers and not slow" tests
+unit: setup ## Unit tests: no guest, no other projects' programs, nothing slow
+	$(PYTEST) $(PARALLEL) -m "not vm and not peers and not slow" --ignore tests/e2e tests
 
 e2e: setup ## End-to-end tests on an embedded local guest
 	$(PYTEST) -m "not vm" tests/e2e
 
 matrix: setup ## Load and use the generated code on every Python and protobuf that can be had
-	$(PYTEST) tests/matrix
+	$(PYTEST) $(PARALLEL) tests/matrix
 
 peers: setup-peers ## Official Connect clients, the conformance suite, curl: on a local guest
 	$(PYTEST) -m "peers and not vm" tests

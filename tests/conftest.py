@@ -25,6 +25,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of the VM in one process (pytest-xdist): they share one machine, whose port has one client.
+
+    They come first, since they take longest.
+    """
+    for item in items:
+        if item.get_closest_marker("vm"):
+            item.add_marker(pytest.mark.xdist_group("vm"))
+    items.sort(key=lambda item: item.get_closest_marker("vm") is None)
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.skipped and "host_feature" not in report.keywords and not hasattr(report, "wasxfail"):
         _skipped.append(report.nodeid)

@@ -10,6 +10,7 @@ import pytest
 SECONDS = 900
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what lies here, so that no test can forget it."""
     here = Path(__file__).parent
