@@ -33,6 +33,9 @@ Res = TypeVar("Res")
 # fault, and connecting on and on would only wear out its port.
 _MAX_SESSIONS = 3
 
+# Bytes. The largest reply of a guest is 8 MiB of a command's output, which JSON may write in six bytes for one.
+_MAX_RESPONSE = 64 * 1024 * 1024
+
 _PROTO = "application/proto"
 _JSON = "application/json"
 _CONTENT_TYPES = {"proto": _PROTO, "json": _JSON}
@@ -54,7 +57,7 @@ class ChannelOptions:
     backoff_factor: float = 2.0
     codec: str = "proto"
     compression: str = ""
-    max_response_size: int = Limits().max_body
+    max_response_size: int = _MAX_RESPONSE
     interceptors: Sequence[ClientInterceptor] = field(default_factory=tuple)
 
     def __post_init__(self) -> None:

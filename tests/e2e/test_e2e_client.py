@@ -106,6 +106,15 @@ def test_output_that_is_no_text(client: VirtioRPCClient, tmp_path: Path, remote:
     assert base64.b64decode(data["stdout_base64"]) == b"a\xff\n"
 
 
+def test_the_largest_output_arrives(client: VirtioRPCClient, tmp_path: Path, remote: Remote) -> None:
+    """In JSON a control character takes six bytes."""
+    local = tmp_path / "zeros"
+    local.write_bytes(bytes(4 * MIB))
+    client.upload_file(str(local), remote("zeros"))
+    data = client.exec_command(f"cat {remote('zeros')}", timeout=60)["data"]
+    assert (len(data["stdout"]), data["stdout_truncated"]) == (4 * MIB, False)
+
+
 def test_progress(client: VirtioRPCClient, tmp_path: Path, remote: Remote) -> None:
     (tmp_path / "f").write_bytes(b"x" * (5 * MIB))
     seen: list[tuple[int, int]] = []
