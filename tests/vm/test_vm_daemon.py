@@ -269,3 +269,18 @@ def test_log_file_and_no_trace_of_requests_that_a_client_forges(configured: VM) 
     while "/vsrpc.v1.File/Stat" not in (log := sh(configured, "cat /var/log/virtio-rpc.log")):
         assert time.monotonic() < deadline, log
     assert not any(line.startswith("ERROR forged") for line in log.splitlines())
+
+
+def test_the_daemon_serves_vsock(vm: VM) -> None:
+    """Both ends in the guest, whose kernel has the loopback that few hosts load; the same program as over the port."""
+    client = (
+        "import vsrpc\nfrom vsrpc.v1.system_vsrpc import SystemStub\n"
+        "with vsrpc.connect('vsock:1:7000') as channel:\n    print(SystemStub(channel).Ping(timeout=60).message)\n"
+    )
+    sh(vm, "modprobe vsock_loopback && systemd-run --unit vsock-test vsrpc-guest --listen vsock:7000")
+    try:
+        sh(vm, "until journalctl -u vsock-test | grep -q 'serves vsock:7000'; do sleep 0.1; done")
+        vm.ga.write_file("/root/vsock_client.py", client.encode())
+        assert sh(vm, "PYTHONPATH=/opt/vsrpc/current python3 /root/vsock_client.py") == "pong\n"
+    finally:
+        sh(vm, "systemctl stop vsock-test")
