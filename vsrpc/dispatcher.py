@@ -319,8 +319,12 @@ def _names_allowed(error: RpcError) -> bool:
 
 
 def _accepts_gzip(headers: Headers) -> bool:
-    codings = (headers.get("accept-encoding") or "").split(",")
-    return any(coding.partition(";")[0].strip() == "gzip" for coding in codings)
+    # RFC 9110 12.5.3: a weight of 0 means "not acceptable".
+    for coding in (headers.get("accept-encoding") or "").split(","):
+        name, _, weight = coding.replace(" ", "").lower().partition(";")
+        if name == "gzip":
+            return not re.match(r"q=0(?:\.0*)?\Z", weight)
+    return False
 
 
 def _wrong_type(content_type: str, accepted: Sequence[str]) -> RpcError:

@@ -36,8 +36,8 @@ from vsrpc.wire import (
 )
 
 # A hello can be lost in what a killed client left half sent; connecting again ends that client's session for
-# the server too. So a silent hello is given up after this many seconds at most, the next after twice as many, and so on within
-# the time for connecting: a guest that is slow, or about to boot, is given its time as well.
+# the server too. So a silent hello is given up after this many seconds at most, the next after twice as many, and so on
+# within the time for connecting: a guest that is slow, or about to boot, is given its time as well.
 _FIRST_WINDOW = 1.0
 
 # What comes in place of the reply to a hello may be half a reply to somebody who left before us: once, but not again.
