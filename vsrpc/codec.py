@@ -15,7 +15,7 @@ import re
 from typing import Any, Callable, Mapping
 
 from vsrpc.errors import RpcError
-from vsrpc.fields import is_bytes, is_enum, is_int64, is_map, is_repeated, map_value
+from vsrpc.fields import is_bytes, is_enum, is_int64, is_map, is_repeated, json_kind, map_value
 from vsrpc.status import Code
 from vsrpc.wire import Buffer
 
@@ -26,6 +26,8 @@ TextFields = Mapping[str, "tuple[str, ...]"]
 
 # RFC 4648 section 4 or 5, with or without padding: both are read, as in protobuf's JSON mapping.
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]*|[A-Za-z0-9_-]*)={0,2}\Z")
+
+_SHOWN = 60  # characters of a wrong value that its error shows
 
 _MAX_EXACT = 2**53 - 1  # RFC 8259 section 6: integers that every reader gets exactly
 
@@ -139,17 +141,31 @@ def from_json(message_type: Any, value: dict[str, Any]) -> Any:
     try:
         _check_object(message_type.DESCRIPTOR, value, "")
         json_format.ParseDict(value, message)
-    except (json_format.ParseError, RecursionError) as error:
-        known = sorted(field.name for field in message_type.DESCRIPTOR.fields)
-        for name in value:
-            if name not in _names(message_type.DESCRIPTOR):
-                raise _bad_field(
-                    f"unknown field {name!r}; the fields are: {', '.join(known) or 'none'}", name
-                ) from None
-        raise RpcError(Code.INVALID_ARGUMENT, f"bad value: {error}", reason="INVALID_PARAMS") from None
-    except (TypeError, ValueError) as error:  # what ParseDict lets through for some wrong types
-        raise RpcError(Code.INVALID_ARGUMENT, f"bad value: {error}", reason="INVALID_PARAMS") from None
+    # TypeError and ValueError: what ParseDict lets through for some wrong types.
+    except (json_format.ParseError, RecursionError, TypeError, ValueError) as error:
+        raise _explained(message_type, value, error) from None
     return message
+
+
+def _explained(message_type: Any, value: dict[str, Any], error: Exception) -> RpcError:
+    """The error of the first field that is wrong by itself: protobuf's words leave out its name, or its value."""
+    from google.protobuf import json_format
+
+    names = _names(message_type.DESCRIPTOR)
+    for name, item in value.items():
+        field = names.get(name)
+        if field is None:
+            known = sorted(field.name for field in message_type.DESCRIPTOR.fields)
+            return _bad_field(f"unknown field {name!r}; the fields are: {', '.join(known) or 'none'}", name)
+        try:
+            json_format.ParseDict({name: item}, message_type())
+        except (json_format.ParseError, RecursionError, TypeError, ValueError) as cause:
+            if field.message_type is not None or is_repeated(field):
+                return _bad_field(f"bad value: {field.name}: {cause}", field.name)
+            shown = json.dumps(item)
+            shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…"
+            return _bad_field(f"bad value: {field.name} is {shown}; {json_kind(field)} is expected", field.name)
+    return RpcError(Code.INVALID_ARGUMENT, f"bad value: {error}", reason="INVALID_PARAMS")
 
 
 def _names(descriptor: Any) -> dict[str, Any]:

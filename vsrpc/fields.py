@@ -9,6 +9,15 @@ from typing import Any
 
 # google/protobuf/descriptor.h: FieldDescriptor::CppType
 _INT64, _UINT64, _BOOL = 2, 4, 7
+_JSON_KINDS = {
+    1: "a whole number of 32 bits",
+    2: "a whole number of 64 bits",
+    3: "a whole number of 32 bits from 0 on",
+    4: "a whole number of 64 bits from 0 on",
+    5: "a number",
+    6: "a number",
+    7: "true or false",
+}
 _TYPE_ENUM, _TYPE_BYTES = 14, 12  # google/protobuf/descriptor.proto: FieldDescriptorProto.Type
 _LABEL_REPEATED = 3  # google/protobuf/descriptor.proto
 
@@ -37,6 +46,15 @@ def is_int64(field: Any) -> bool:
 def is_bool(field: Any) -> bool:
     """Whether its values are booleans."""
     return bool(field.cpp_type == _BOOL)
+
+
+def json_kind(field: Any) -> str:
+    """What a single value of it is in JSON, in words."""
+    if is_bytes(field):
+        return "base64 in a string"
+    if is_enum(field):
+        return f"a name or number of {field.enum_type.full_name}"
+    return _JSON_KINDS.get(field.cpp_type, "a string of Unicode text")
 
 
 def is_bytes(field: Any) -> bool:
