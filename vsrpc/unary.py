@@ -1,0 +1,151 @@
+"""One method on one channel: what a stub's attributes are.
+
+It turns a message into a Connect request and a response back into a message or an RpcError; sending, matching and the
+session are the channel's.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Callable, Generic, TypeVar, cast
+
+from vsrpc import connect_unary
+from vsrpc.calls import Call, CallFuture, MetadataLike
+from vsrpc.compression import ACCEPTED, compress, decompress
+from vsrpc.deadline import Deadline
+from vsrpc.errors import RpcError
+from vsrpc.interceptor import CallDetails
+from vsrpc.metadata import Metadata, to_headers
+from vsrpc.method import Idempotency, MethodDescriptor
+from vsrpc.status import Code
+from vsrpc.wire import Buffer, Response
+
+if TYPE_CHECKING:
+    from vsrpc.channel import Channel
+
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+
+_PROTO = "application/proto"
+_JSON = "application/json"
+
+CONTENT_TYPES = {"proto": _PROTO, "json": _JSON}
+"""Content type by the name of a channel's codec."""
+
+
+class UnaryUnaryCallable(Generic[Req, Res]):
+    """Calls one method on one channel: what a stub's attributes are (vsrpc.calls.UnaryUnary)."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        path: str,
+        serialize: Callable[[Any], bytes],
+        deserialize: Callable[[bytes], Any],
+    ) -> None:
+        self._channel = channel
+        self._path = path
+        self._serialize = serialize
+        self._deserialize = deserialize
+        self._method = MethodDescriptor.of(serialize)
+        self._idempotency = self._method.idempotency if self._method else Idempotency.UNKNOWN
+        proceed: Callable[[CallDetails, Any], Any] = self._start
+        for interceptor in reversed(channel.options.interceptors):
+            proceed = functools.partial(interceptor, proceed)
+        self._proceed = proceed
+        self._content_type = CONTENT_TYPES[channel.options.codec]
+        if self._content_type == _JSON and self._method is None:
+            raise ValueError(f"{path}: JSON needs a stub that protoc-gen-vsrpc generated")
+
+    def __call__(
+        self, request: Req | None = None, timeout: float | None = None, metadata: MetadataLike | None = None
+    ) -> Res:
+        return self.with_call(request, timeout, metadata)[0]
+
+    def with_call(
+        self, request: Req | None = None, timeout: float | None = None, metadata: MetadataLike | None = None
+    ) -> tuple[Res, Call[Res]]:
+        pairs = tuple(metadata or ())
+        deadline = self._channel.deadline(timeout)
+
+        def attempt() -> tuple[Res, Call[Res]]:
+            call = self._proceed(CallDetails(self._path, deadline.remaining(), pairs, self._idempotency), request)
+            try:
+                return call.result(), call
+            except BaseException:
+                call.cancel()  # does nothing unless the wait was interrupted, by Ctrl-C say
+                raise
+
+        return self._channel.retry.run(attempt, self._idempotency, deadline)
+
+    def future(
+        self, request: Req | None = None, timeout: float | None = None, metadata: MetadataLike | None = None
+    ) -> Call[Res]:
+        seconds = self._channel.deadline(timeout).remaining()
+        details = CallDetails(self._path, seconds, tuple(metadata or ()), self._idempotency)
+        return cast("Call[Res]", self._proceed(details, request))
+
+    def _start(self, details: CallDetails, request: Any) -> CallFuture[Res]:
+        deadline = Deadline(details.timeout)
+        headers = [
+            ("content-type", self._content_type),
+            (connect_unary.PROTOCOL_VERSION, "1"),
+            *connect_unary.timeout_header(deadline),
+            *to_headers(details.metadata),
+        ]
+        body = self._encode(request)
+        if self._channel.options.compression:
+            body = compress(body)
+            headers += [("content-encoding", "gzip"), ("accept-encoding", ACCEPTED)]
+        return self._channel.start("POST", details.path, headers, body, deadline, self._decode)
+
+    def _encode(self, request: Any) -> bytes:
+        if self._content_type == _JSON and self._method is not None:
+            from vsrpc.codec import dump_json, to_json
+
+            return dump_json(to_json(self._method.request(request)))
+        if request is None and self._method is None:
+            return b""  # an empty message, whatever its type
+        return self._serialize(request)
+
+    def _decode(self, response: Response) -> tuple[Res, Metadata, Metadata]:
+        headers = response.headers
+        body = self._decompress(response)
+        if response.status != 200:
+            raise connect_unary.parse_error(response.status, headers, body)
+        initial, trailing = connect_unary.split_metadata(headers)
+        content_type = connect_unary.media_type(headers)
+        if content_type != self._content_type:
+            raise RpcError(
+                # connectrpc.com/docs/protocol: another of its codecs is a server's defect, anything else no Connect.
+                Code.INTERNAL if content_type in (_PROTO, _JSON) else Code.UNKNOWN,
+                f"the reply's content type is {content_type!r}, not {self._content_type!r}",
+                reason="PROTOCOL_ERROR",
+                initial_metadata=initial,
+                trailing_metadata=trailing,
+            )
+        return self._parse(bytes(body)), initial, trailing
+
+    def _decompress(self, response: Response) -> Buffer:
+        limit = self._channel.options.max_response_size
+        try:
+            return decompress(response.body, response.headers.get("content-encoding", ""), limit)
+        except RpcError as error:
+            if error.code() is Code.RESOURCE_EXHAUSTED:
+                raise
+            # What would be a caller's mistake in a request is a server's defect in a reply.
+            raise RpcError(
+                Code.INTERNAL, f"the reply to {self._path}: {error.details()}", reason="PROTOCOL_ERROR"
+            ) from error
+
+    def _parse(self, body: bytes) -> Res:
+        try:
+            if self._content_type == _JSON and self._method is not None:
+                from vsrpc.codec import from_json, load_json
+
+                return cast(Res, from_json(self._method.response_type, load_json(body)))
+            return cast(Res, self._deserialize(body))
+        except Exception as error:  # whatever the caller's deserializer raises
+            raise RpcError(
+                Code.INTERNAL, f"the reply to {self._path} cannot be decoded: {error}", reason="PROTOCOL_ERROR"
+            ) from error
