@@ -74,15 +74,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(settings: config.GuestConfig, path: str, address: str, exit_with_stdin: bool) -> int:
     log = logging.getLogger("guest")
+    daemon = Daemon(settings, path)  # before anybody can connect
     try:
-        where = listener(address)
-    except ValueError as failure:
+        where = listener(address, settings.device.buffer_size)
+    except (OSError, ValueError) as failure:
+        daemon.stop()
+        if isinstance(failure, OSError):
+            log.error("cannot serve %s: %s", address, failure.strerror or failure)
+            return EXIT_FAILED
         log.error("%s", failure)
         return EXIT_USAGE
-    except OSError as failure:
-        log.error("cannot serve %s: %s", address, failure.strerror or failure)
-        return EXIT_FAILED
-    daemon = Daemon(settings, path)
     ended: list[int] = []
     read_end, write_end = os.pipe()
 

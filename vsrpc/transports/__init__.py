@@ -62,8 +62,11 @@ def _vsock_number(text: str) -> int | None:
     return number if number < 2**32 else None
 
 
-def listener(address: str) -> Listener:
-    """A listener for "unix:PATH", "vsock:PORT", or the path of a virtio-serial port. Raises ValueError, OSError."""
+def listener(address: str, buffer_size: int = 65536) -> Listener:
+    """A listener for "unix:PATH", "vsock:PORT", or the path of a virtio-serial port. Raises ValueError, OSError.
+
+    `buffer_size`: bytes asked for in one read of a virtio-serial port.
+    """
     kind, separator, rest = address.partition(":")
     if kind == "unix" and separator:
         from vsrpc.transports.sockets import listen_unix
@@ -78,4 +81,4 @@ def listener(address: str) -> Listener:
         return listen_vsock(port)
     from vsrpc.transports.serial import SerialListener
 
-    return SerialListener(address)
+    return SerialListener(address, buffer_size)

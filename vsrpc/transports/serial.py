@@ -63,8 +63,10 @@ class SerialListener:
     after its transport was closed is dropped until it leaves: nobody knows where its next message begins.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, buffer_size: int = _READ_SLICE * 16) -> None:
+        """`buffer_size`: bytes asked for in one read; what is more than 256 KiB gains nothing and is not used."""
         self._path = path
+        self._buffer_size = min(buffer_size, _READ_SLICE * _MAX_READ_SLICES)
         self._fd = -1
         self._epoll = select.epoll()
         self._wake_read, self._wake_write = os.pipe()
@@ -87,7 +89,7 @@ class SerialListener:
             self._accepting = True
         try:
             first = self._first_bytes()
-            transport = SerialTransport(self, self._fd, self._path, first)
+            transport = SerialTransport(self, self._fd, self._path, first, self._buffer_size)
             with self._changed:
                 self._current = transport
             return transport
@@ -197,11 +199,12 @@ class SerialListener:
 class SerialTransport:
     """One client's time at the port."""
 
-    def __init__(self, listener: SerialListener, fd: int, peer: str, first: bytes) -> None:
+    def __init__(self, listener: SerialListener, fd: int, peer: str, first: bytes, buffer_size: int) -> None:
         self._listener = listener
         self._fd = fd
         self._peer = peer
         self._first = first  # what accept() had to read to know that somebody is there
+        self._buffer_size = buffer_size
         self._client_left = False
         self._stop_read, self._stop_write = os.pipe()
         self._usage = Usage(peer, self._wake, self._release)
@@ -218,7 +221,7 @@ class SerialTransport:
                 buffer[:count] = self._first[:count]
                 self._first = self._first[count:]
                 return count
-            views = _slices(buffer)
+            views = _slices(buffer[: self._buffer_size])
             while not self._client_left:
                 try:
                     count = os.readv(self._fd, views)
@@ -284,8 +287,7 @@ class SerialTransport:
 
 
 def _slices(buffer: memoryview) -> list[memoryview]:
-    end = min(len(buffer), _READ_SLICE * _MAX_READ_SLICES)
-    return [buffer[start : min(start + _READ_SLICE, end)] for start in range(0, end, _READ_SLICE)]
+    return [buffer[start : start + _READ_SLICE] for start in range(0, len(buffer), _READ_SLICE)]
 
 
 def _pieces(buffer: memoryview) -> Iterator[memoryview]:
