@@ -10,13 +10,14 @@ from typing import Iterator
 from guest.errors import error
 from vsrpc.errors import RpcError
 
+_EXISTS = ("FILE_EXISTS", "File exists and is not to be overwritten: {path} (choose another name, or overwrite it)")
 _REASONS = {
     errno.ENOENT: ("FILE_NOT_FOUND", "No such file or directory: {path}"),
     errno.ENOTDIR: ("FILE_NOT_FOUND", "No such file or directory: {path} (a part of the path is not a directory)"),
     errno.EISDIR: ("WRONG_FILE_TYPE", "Is a directory, where a file is needed: {path}"),
     errno.ELOOP: ("WRONG_FILE_TYPE", "Symbolic links lead in a circle: {path}"),
-    errno.EEXIST: ("FILE_EXISTS", "File exists and is not to be overwritten: {path}"),
-    errno.ENOTEMPTY: ("FILE_EXISTS", "File exists and is not to be overwritten: {path}"),
+    errno.EEXIST: _EXISTS,
+    errno.ENOTEMPTY: _EXISTS,
     errno.ENAMETOOLONG: ("INVALID_PARAMS", "A part of the path is longer than its file system allows: {path}"),
     errno.EINVAL: ("INVALID_PARAMS", "The file system does not take this name: {path}"),
     errno.EACCES: ("PERMISSION_DENIED", "The guest's operating system refuses access: {path}"),

@@ -58,8 +58,10 @@ def load(path: str) -> Settings:
     """Read a configuration file. Raises UsageError with the file, the line, the key, and what is wrong."""
     if _says_nothing(path):
         return Settings()
-    from host.configfile import parse
-
+    try:
+        from host.configfile import parse
+    except ImportError as error:
+        raise UsageError(f"{path}: PyYAML is needed to read it: install python3-yaml ({error})") from None
     return parse(path)
 
 

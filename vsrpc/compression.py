@@ -26,7 +26,7 @@ def decompress(body: Buffer, coding: str, limit: int) -> Buffer:
     """
     if coding in ("", "identity"):
         if len(body) > limit:
-            raise _too_large(f"the body has {len(body)} bytes; the limit is {limit}", limit)
+            raise _too_large(f"the body has {len(body)} bytes; the limit is {limit}: send it in parts", limit)
         return body
     if coding != "gzip":
         raise RpcError(
@@ -43,7 +43,8 @@ def decompress(body: Buffer, coding: str, limit: int) -> Buffer:
     except zlib.error as error:
         raise RpcError(Code.INVALID_ARGUMENT, f"the body is not valid gzip: {error}", reason="INVALID_PARAMS") from None
     if len(data) > limit:
-        raise _too_large(f"the body is larger than the limit of {limit} bytes once decompressed", limit)
+        what = f"the body is larger than the limit of {limit} bytes once decompressed"
+        raise _too_large(f"{what}: send it in parts", limit)
     if not inflater.eof or inflater.unused_data:
         what = "ends too early" if not inflater.eof else "has bytes after its end"
         raise RpcError(Code.INVALID_ARGUMENT, f"the gzip body {what}", reason="INVALID_PARAMS")

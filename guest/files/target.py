@@ -131,7 +131,7 @@ class TargetFile:
             hint = "; name the file in it" if stat.S_ISDIR(status.st_mode) else ""
             raise error("WRONG_FILE_TYPE", f"The target is a {kind(status)}: {shown}{hint}", path=shown)
         if not self.spec.overwrite:
-            raise error("FILE_EXISTS", f"File exists and is not to be overwritten: {shown}", path=shown)
+            raise as_rpc_error(FileExistsError(errno.EEXIST, ""), self.spec.path)
 
     def _create(self) -> None:
         flags = os.O_RDWR | os.O_CLOEXEC

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,15 @@ def test_wrong_files_name_the_line_and_the_key(tmp_path: Path, text: str, messag
 @pytest.mark.parametrize("text", ["", "# nothing\n\n  # at all\n", "connection:\n", "---\n"])
 def test_files_that_say_nothing_give_the_defaults(tmp_path: Path, text: str) -> None:
     assert config.load(write(tmp_path / "host.yaml", text)) == Settings()
+
+
+def test_without_a_yaml_parser_the_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "host.yaml", "retry: {max_retries: 0}\n")
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    for name in ("host.configfile", "vsrpc.yamlconfig"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(UsageError, match=r"host\.yaml: PyYAML is needed to read it"):
+        config.load(path)
 
 
 def test_a_directory_is_no_configuration_file(tmp_path: Path) -> None:

@@ -264,7 +264,7 @@ def _connect(family: int, address: Any, name: str, timeout: float | None) -> Soc
         result = sock.connect_ex(address)
         while result == errno.EAGAIN:  # a UNIX socket whose backlog is full gives no event to wait for
             if deadline.expired:
-                raise ConnectFailed(f"{name}: the port is busy: other clients wait in its queue already")
+                raise ConnectFailed(f"{name}: the port is busy: other clients wait in its queue; try again later")
             time.sleep(_BACKLOG_RETRY)
             result = sock.connect_ex(address)
         if result == errno.EINPROGRESS:
