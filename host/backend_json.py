@@ -69,7 +69,7 @@ class JsonBackend:
             body = json.dumps(fields, default=_base64_text).encode()
             headers.append(("content-type", "application/json"))
         elif fields:
-            target += "?" + urlencode(fields)
+            target += "?" + urlencode(fields, safe="/")
         response = self._channel.http(
             route.http_method,
             target,

@@ -243,12 +243,15 @@ def listen_tcp(host: str, port: int) -> SocketListener:
 
 _TOO_LONG = "the path is too long for a socket (107 bytes at most); use a shorter one, or a symbolic link to it"
 
+_NO_ANSWER = "does the VM with this number run?"
+
 _ADVICE = {
     errno.ENOENT: "no such socket; is the VM running, and is this the path of its virtio-serial channel?",
     errno.ECONNREFUSED: "nobody listens on this socket; QEMU has ended or was restarted: find the channel's new path",
     errno.EACCES: "permission denied; run as root or as a user that may open QEMU's sockets",
     errno.EPROTOTYPE: "this socket is not a stream socket; it is no virtio-serial channel",
     errno.ENODEV: "no vsock device; does the VM have one, and is its driver loaded?",
+    errno.ETIMEDOUT: f"nobody answers; {_NO_ANSWER}",
     errno.ECONNRESET: "nothing listens on that vsock port; does the guest daemon run with --listen vsock:PORT?",
 }
 
@@ -272,7 +275,7 @@ def _connect(family: int, address: Any, name: str, timeout: float | None) -> Soc
             poll.register(sock, select.POLLOUT)
             while not poll.poll(poll_time(deadline)):
                 if deadline.expired:
-                    raise ConnectFailed(f"{name}: no connection within {timeout} s")
+                    raise ConnectFailed(f"{name}: no connection within {timeout:.3g} s; {_NO_ANSWER}")
             result = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if result:
             raise ConnectFailed(f"{name}: {_cause(result, address)}")
