@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator
@@ -25,6 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure() -> None:
+    # A shell's background jobs are begun with SIGINT ignored, and so would be the programs that tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the groups there
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of the VM in one process (pytest-xdist): they share one machine, whose port has one client.
 
