@@ -24,6 +24,10 @@ DEVICE = "/dev/virtio-ports/test.spare.0"
 PATIENCE = 60.0  # seconds; software emulation on a busy machine
 PIECE = bytes(range(256)) * 4096
 
+# Seconds between two clients: the guest drops what the next one says until it has seen that the last one left, and it
+# sees nothing of a client that is replaced at once (the link leaves such a pause between its attempts too).
+LEAVE_TIME = 0.5
+
 
 class Guest:
     """port_guest.py in the guest, as a unit of its systemd."""
@@ -92,7 +96,8 @@ def guest(vm: VM) -> Iterator[Guest]:
 
 
 def client(vm: VM, line: str = "") -> socket.socket:
-    """A new client of the port that has said its line."""
+    """A new client of the port, some time after the last one left, that has said its line."""
+    time.sleep(LEAVE_TIME)
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(PATIENCE)
     deadline = time.monotonic() + PATIENCE
