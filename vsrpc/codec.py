@@ -243,6 +243,7 @@ def _adapt(descriptor: Any, value: Any, text_fields: TextFields) -> None:
     for field in descriptor.fields:
         if field.name not in value:
             continue
+        value[field.name] = value.pop(field.name)  # in the schema's order; protobuf puts defaults last
         if is_map(field):
             items = value[field.name]
             for key in items:

@@ -239,6 +239,14 @@ def test_bodies_that_are_no_json_object(body: bytes, message: str) -> None:
     assert message in caught.value.details()
 
 
+def test_fields_come_in_the_schemas_order_whatever_they_hold(shapes: Any) -> None:
+    filled = shapes.Outer(inner=shapes.Outer.Inner(kinds=[1]), ratio=1.5)
+    names = [field.name for field in shapes.Outer.DESCRIPTOR.fields]
+    shown = to_json(filled)
+    assert list(shown) == [name for name in names if name in shown]
+    assert list(shown["inner"]) == ["id", "kinds"]
+
+
 def test_no_body_is_an_empty_object() -> None:
     assert load_json(b"") == {}
 
