@@ -57,6 +57,7 @@ class Call:
         given = request.headers.get(REQUEST_ID)
         self.request_id = given if given is not None and _REQUEST_ID.match(given) else secrets.token_hex(8)
         self.is_rpc = dispatcher.is_rpc(self.path)
+        self.reached_servicer = False
         self._started = time.monotonic()
         self.context = ServicerContext(self.path, self.request_id, Deadline(None), from_headers(request.headers), peer)
         try:
@@ -76,6 +77,8 @@ class Call:
             self.check_deadline()
             return self._dispatcher.serve(self)
         except RpcError as error:
+            if not self.reached_servicer:  # what servicers say is for interceptors to log
+                _log.info("%s %s [%s] refused: %s", self.request.method, self.path, self.request_id, error.details())
             return self.fail(error)
         except BaseException:  # a servicer that calls sys.exit() too: a request never ends the daemon
             _log.exception("%s [%s]: internal error", self.path, self.request_id)
@@ -300,6 +303,7 @@ class Dispatcher:
         return decompress(request.body, request.headers.get("content-encoding", ""), self.max_request_size)
 
     def _invoke(self, call: Call, served: _Served, message: Any) -> Any:
+        call.reached_servicer = True
         result = served.handler(message, call.context)
         call.check_deadline()
         if not isinstance(result, served.method.response_type):

@@ -166,7 +166,9 @@ class _ServerSession:
             self._running.update(self._waiting)
             self._waiting.clear()
         for call in unanswered:
-            stopping = RpcError(Code.UNAVAILABLE, "the guest's daemon is stopping", reason="SERVICE_UNAVAILABLE")
+            stopping = RpcError(
+                Code.UNAVAILABLE, "the guest's daemon is stopping; try again in a moment", reason="SERVICE_UNAVAILABLE"
+            )
             self.finish(call, call.fail(stopping), farewell)
             call.context.cancel()
         self.end()

@@ -456,7 +456,7 @@ def test_a_server_that_stops_says_so(make_world: Callable[..., World], gate: Gat
     eventually(lambda: world.server._slots._value == 127, "both have arrived")
     world.server.stop()  # cancels: the handler then opens its own gate
     assert [call.code() for call in (running, queued)] == [Code.UNAVAILABLE] * 2
-    assert running.details() == "the guest's daemon is stopping"
+    assert running.details() == "the guest's daemon is stopping; try again in a moment"
     assert ran == []
     world.serving.result()
     world.server.stop()
