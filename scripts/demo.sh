@@ -9,7 +9,7 @@ PATH=$(cd "$(dirname "$python")" && pwd):$PATH
 if [ "${VM:-0}" = 1 ]; then
     echo "Booting a Debian guest under QEMU (the first time builds its image; a few minutes without KVM) ..."
     VIRTIO_SOCKET=$("$python" scripts/vm start --wait-daemon)
-    service=ssh
+    service=systemd-journald
 else
     VIRTIO_SOCKET=local:
     service=cron
