@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from codegen_driver import ROOT
 
+pytestmark = pytest.mark.slow
+
 ENVIRONMENT = {
     **os.environ,
     "PYTHON": sys.executable,

@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from codegen_driver import GOLDEN, ROOT
+
+pytestmark = pytest.mark.slow
 
 # A comment after "#:" is what mypy is to say of its line; of the other lines it must say nothing.
 USE = """

@@ -21,6 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = Path(__file__).with_name("probe_roundtrip.py")
+pytestmark = pytest.mark.slow
 PYTHONS = [(3, minor) for minor in range(8, 15)]
 # Where interpreters live beside PATH: version managers and CI images.
 PYTHON_HOMES = ("~/.*/versions/*/bin", "~/.local/share/uv/python/*/bin", "/opt/python/*/bin", "/opt/*/Python/*/*/bin")
@@ -120,14 +121,10 @@ def run(python: tuple[int, int], *arguments: str, implementation: str = "default
     assert done.returncode == 0, done.stdout
 
 
-def _marks(python: tuple[int, int]) -> tuple[pytest.MarkDecorator, ...]:
-    return () if python == sys.version_info[:2] else (pytest.mark.slow,)
-
-
 @pytest.mark.parametrize(
     ("python", "runtime"),
     [
-        pytest.param(python, runtime, id=f"py{python[0]}.{python[1]}-protobuf{runtime.version}", marks=_marks(python))
+        pytest.param(python, runtime, id=f"py{python[0]}.{python[1]}-protobuf{runtime.version}")
         for python in PYTHONS
         for runtime in RUNTIMES
         if python >= runtime.oldest_python
@@ -140,9 +137,7 @@ def test_generated_code_and_a_call(present: tuple[int, int], runtime: Runtime) -
     run(present, str(PROBE.with_name("probe_call.py")), *path)
 
 
-@pytest.mark.parametrize(
-    "python", [pytest.param(python, id=f"py{python[0]}.{python[1]}", marks=_marks(python)) for python in PYTHONS]
-)
+@pytest.mark.parametrize("python", [pytest.param(python, id=f"py{python[0]}.{python[1]}") for python in PYTHONS])
 def test_tables_need_no_protobuf(present: tuple[int, int]) -> None:
     names = sorted(path.stem for path in (ROOT / "vsrpc" / "v1").glob("*_tables.py"))
     imports = "\n".join(f"import vsrpc.v1.{name}" for name in names)
