@@ -20,11 +20,6 @@ BUILD_NEEDS = {
 USER_BUILD_NEEDS = {"newuidmap": "uidmap"}  # mmdebstrap works in a user namespace where we are not root
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # not in a Debian user's PATH, yet mkfs.ext4 lives there
 
-DEFAULT_MIRRORS = {
-    "Debian": "http://deb.debian.org/debian",
-    "Debian-Security": "http://deb.debian.org/debian-security",
-}
-
 
 def environment() -> dict[str, str]:
     """The environment for the programs above."""
@@ -67,12 +62,12 @@ def _missing(needs: dict[str, str]) -> list[str]:
 
 
 def mirrors() -> dict[str, str]:
-    """Label of a Debian archive -> the URI that this machine's own apt uses for it; Debian's default otherwise."""
-    found = dict(DEFAULT_MIRRORS)
+    """Label of a Debian archive ("Debian", "Debian-Security") -> the URI that this machine's own apt uses for it."""
+    found: dict[str, str] = {}
     lines = _apt("apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages")
     for line in lines:
         origin, label, uri = line.split("|", 2)
-        if origin == "Debian" and label in found:
+        if origin == "Debian":
             found[label] = uri.rstrip("/")
     return found
 

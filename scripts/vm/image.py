@@ -109,7 +109,6 @@ def _build(target: Path) -> None:
 
 def _mmdebstrap(out: Path) -> list[str]:
     quoted = shlex.quote(str(out))
-    mirrors = host.mirrors()
     return [
         "mmdebstrap",
         "--mode=" + ("root" if os.geteuid() == 0 else "unshare"),
@@ -130,10 +129,16 @@ def _mmdebstrap(out: Path) -> list[str]:
         f'--customize-hook=unshare --mount sh {quoted}/mkfs.sh "$1"',
         recipe.SUITE,
         "/dev/null",
-        f"deb {mirrors['Debian']} {recipe.SUITE} main",
-        f"deb {mirrors['Debian']} {recipe.SUITE}-updates main",
-        f"deb {mirrors['Debian-Security']} {recipe.SUITE}-security main",
+        *_sources(host.mirrors()),
     ]
+
+
+def _sources(mirrors: dict[str, str]) -> list[str]:
+    """The mirrors that this machine's apt uses; none where it is not Debian's: mmdebstrap then takes its own."""
+    suites = (("Debian", ""), ("Debian", "-updates"), ("Debian-Security", "-security"))
+    if "Debian" not in mirrors:
+        return []
+    return [f"deb {mirrors[label]} {recipe.SUITE}{suffix} main" for label, suffix in suites if label in mirrors]
 
 
 def _collect(out: Path, target: Path) -> None:

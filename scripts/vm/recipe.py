@@ -88,14 +88,6 @@ FILES = {
     "etc/hosts": "127.0.0.1 localhost\n127.0.1.1 vsrpc-guest\n",
     "etc/fstab": "/dev/vda / ext4 rw,noatime 0 1\n",
     "etc/resolv.conf": "nameserver 10.0.2.3\n",  # QEMU's user network
-    "etc/apt/sources.list": "".join(
-        f"deb http://deb.debian.org/{archive} {suite} main\n"
-        for archive, suite in (
-            ("debian", SUITE),
-            ("debian", f"{SUITE}-updates"),
-            ("debian-security", f"{SUITE}-security"),
-        )
-    ),
     "etc/systemd/network/50-dhcp.network": "[Match]\nName=e*\n\n[Network]\nDHCP=yes\n",
     "etc/systemd/system/serial-getty@ttyS0.service.d/autologin.conf": (
         "[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --noclear --keep-baud 115200 %I vt220\n"
