@@ -7,34 +7,25 @@ envelope. It does no input or output and starts no thread; the server decides wh
 from __future__ import annotations
 
 import functools
-import logging
 import re
-import secrets
-import time
 from dataclasses import dataclass
 from typing import Any, Callable, Sequence
 
 from vsrpc import codec, connect_unary
 from vsrpc.compression import ACCEPTED, compress, decompress
 from vsrpc.context import ServicerContext
-from vsrpc.deadline import Deadline
 from vsrpc.error_table import ErrorTable
 from vsrpc.errors import RpcError
-from vsrpc.hello import REQUEST_ID
+from vsrpc.incoming import IncomingCall
 from vsrpc.interceptor import ServerInterceptor
-from vsrpc.metadata import decode_base64, from_headers
+from vsrpc.metadata import decode_base64
 from vsrpc.method import Idempotency, MethodDescriptor, Route, ServiceDescriptor
 from vsrpc.rest import RouteTable, query_fields, query_pairs
 from vsrpc.status import Code
 from vsrpc.wire import Buffer, Headers, Refused, Request, Response
 
-_log = logging.getLogger(__name__)
-
 # "/package.Service/Rpc": the shape of rpc paths.
 _RPC_PATH = re.compile(r"/[A-Za-z_][\w.]*/[A-Za-z_]\w*\Z")
-
-# A request id is echoed in a header and written to logs; one that is not of this shape is replaced.
-_REQUEST_ID = re.compile(r"[!-~]{1,128}\Z")
 
 
 @dataclass(frozen=True)
@@ -44,115 +35,6 @@ class _Served:
     method: MethodDescriptor[Any, Any]
     handler: Callable[[Any, ServicerContext], Any]
     text_fields: codec.TextFields
-
-
-class Call:
-    """One request on its way through the dispatcher. The server runs it, may cancel it, and asks for its response."""
-
-    def __init__(self, dispatcher: Dispatcher, request: Request, peer: str, refused: Refused | None = None) -> None:
-        self._dispatcher = dispatcher
-        self._refused = refused
-        self.request = request
-        self.path, _, self.query = request.target.partition("?")
-        given = request.headers.get(REQUEST_ID)
-        self.request_id = given if given is not None and _REQUEST_ID.match(given) else secrets.token_hex(8)
-        self.is_rpc = dispatcher.is_rpc(self.path)
-        self.reached_servicer = False
-        self._started = time.monotonic()
-        self.context = ServicerContext(self.path, self.request_id, Deadline(None), from_headers(request.headers), peer)
-        try:
-            seconds = connect_unary.parse_timeout(request.headers)
-            self._bad_timeout: RpcError | None = None
-        except RpcError as error:
-            seconds, self._bad_timeout = None, error
-        self.context.set_deadline(seconds, dispatcher.request_timeout)
-
-    def run(self) -> Response:
-        """Serve the request; every failure becomes a response."""
-        try:
-            if self._refused is not None:
-                raise _refusal(self._refused)
-            if self._bad_timeout is not None:
-                raise self._bad_timeout
-            self.check_deadline()
-            return self._dispatcher.serve(self)
-        except RpcError as error:
-            if not self.reached_servicer:  # what servicers say is for interceptors to log
-                _log.info("%s %s [%s] refused: %s", self.request.method, self.path, self.request_id, error.details())
-            return self.fail(error)
-        except BaseException:  # a servicer that calls sys.exit() too: a request never ends the daemon
-            _log.exception("%s [%s]: internal error", self.path, self.request_id)
-            return self.fail(
-                RpcError(
-                    Code.INTERNAL,
-                    f"internal error while serving {self.path}; the daemon's log has it under request id "
-                    f"{self.request_id}",
-                    reason="INTERNAL_ERROR",
-                    data={"request_id": self.request_id},
-                )
-            )
-
-    def check_deadline(self) -> None:
-        """Raises RpcError DEADLINE_EXCEEDED once the deadline has passed."""
-        if self.context.deadline.expired:
-            raise self.deadline_exceeded()
-
-    def deadline_exceeded(self) -> RpcError:
-        """What a call ends with whose deadline has passed."""
-        return RpcError(
-            Code.DEADLINE_EXCEEDED, f"{self.path} did not end within its deadline", reason="DEADLINE_EXCEEDED"
-        )
-
-    def fail(self, error: RpcError) -> Response:
-        """The response for an error, in the form of the door that the request came through."""
-        errors = self._dispatcher.errors
-        if self.is_rpc:
-            response = self._rpc_error(errors.with_detail(error))
-        else:
-            entry = errors.entry(error)
-            extra = [("allow", error.data["allowed"])] if _names_allowed(error) else []
-            response = self.envelope(entry.number, error.details(), dict(error.data), entry.http_status, extra)
-        if self._refused is not None:
-            return Response(self._refused.status, response.headers, response.body)
-        return response
-
-    def envelope(
-        self, code: int, message: str, data: Any, http_status: int = 200, extra: Sequence[tuple[str, str]] = ()
-    ) -> Response:
-        """A REST response."""
-        body = codec.dump_json({"code": code, "message": message, "timestamp": int(time.time()), "data": data})
-        headers = [("content-type", codec.JSON_TYPE), *extra]
-        return self.respond(http_status, headers, body)
-
-    def respond(self, status: int, headers: Sequence[tuple[str, str]], body: Buffer) -> Response:
-        """A response with the headers that every one has."""
-        milliseconds = (time.monotonic() - self._started) * 1000
-        return Response(
-            status,
-            Headers([*headers, (REQUEST_ID, self.request_id), ("x-response-time", f"{milliseconds:.1f}")]),
-            body,
-        )
-
-    def _rpc_error(self, error: RpcError) -> Response:
-        try:
-            metadata = connect_unary.join_metadata(
-                error.initial_metadata() or self.context.initial_metadata(),
-                error.trailing_metadata() or self.context.trailing_metadata(),
-            )
-        except (TypeError, ValueError):
-            _log.exception("%s [%s]: an error's metadata cannot be sent", self.path, self.request_id)
-            metadata = []
-        status = error.code().http_status
-        extra: list[tuple[str, str]] = []
-        if _names_allowed(error):
-            status, extra = 405, [("allow", error.data["allowed"])]
-        elif error.reason == "ENDPOINT_NOT_FOUND":
-            status = 404
-        elif error.reason == "UNSUPPORTED_MEDIA_TYPE" and error.code() is Code.UNKNOWN:
-            status, extra = 415, [("accept-post", ", ".join((*codec.PROTO_TYPES, codec.JSON_TYPE)))]
-        return self.respond(
-            status, [("content-type", codec.JSON_TYPE), *extra, *metadata], connect_unary.error_body(error)
-        )
 
 
 class Dispatcher:
@@ -192,19 +74,19 @@ class Dispatcher:
             self._methods[method.path] = _Served(method, handler, service.text_fields)
         self._routes.add(service.routes)
 
-    def call(self, request: Request, peer: str = "") -> Call:
+    def call(self, request: Request, peer: str = "") -> IncomingCall:
         """Begin a request; `run()` on what comes back serves it."""
-        return Call(self, request, peer)
+        return IncomingCall(self, request, peer)
 
-    def refuse(self, refused: Refused, peer: str = "") -> Call:
+    def refuse(self, refused: Refused, peer: str = "") -> IncomingCall:
         """A request that the wire refused by its head; `run()` on what comes back says so."""
-        return Call(self, Request(refused.method, refused.target, refused.headers), peer, refused)
+        return IncomingCall(self, Request(refused.method, refused.target, refused.headers), peer, refused)
 
     def is_rpc(self, path: str) -> bool:
         """Whether a path is answered in the Connect form: the rpcs', and those of their shape that are no route."""
         return path in self._methods or (bool(_RPC_PATH.match(path)) and not self._routes.has(path))
 
-    def serve(self, call: Call) -> Response:
+    def serve(self, call: IncomingCall) -> Response:
         """Serve by rpc path or by route. Raises RpcError."""
         if call.is_rpc:
             served = self._methods.get(call.path)
@@ -221,7 +103,7 @@ class Dispatcher:
 
     # -- the Connect form
 
-    def _serve_rpc(self, call: Call, served: _Served) -> Response:
+    def _serve_rpc(self, call: IncomingCall, served: _Served) -> Response:
         request = call.request
         if request.method == "POST":
             content_type = connect_unary.media_type(request.headers)
@@ -275,7 +157,7 @@ class Dispatcher:
 
     # -- REST
 
-    def _serve_route(self, call: Call, served: _Served, route: Route, variables: dict[str, str]) -> Response:
+    def _serve_route(self, call: IncomingCall, served: _Served, route: Route, variables: dict[str, str]) -> Response:
         request_type = served.method.request_type
         fields: dict[str, Any] = {}
         if route.body:
@@ -302,7 +184,7 @@ class Dispatcher:
     def _body(self, request: Request) -> Buffer:
         return decompress(request.body, request.headers.get("content-encoding", ""), self.max_request_size)
 
-    def _invoke(self, call: Call, served: _Served, message: Any) -> Any:
+    def _invoke(self, call: IncomingCall, served: _Served, message: Any) -> Any:
         call.reached_servicer = True
         result = served.handler(message, call.context)
         call.check_deadline()
@@ -310,16 +192,6 @@ class Dispatcher:
             wanted = served.method.response_type.__name__
             raise TypeError(f"the servicer of {call.path} returned a {type(result).__name__}, not a {wanted}")
         return result
-
-
-def _refusal(refused: Refused) -> RpcError:
-    if refused.status == 413:
-        return RpcError(Code.RESOURCE_EXHAUSTED, refused.message, reason="TOO_LARGE")
-    return RpcError(Code.UNIMPLEMENTED, refused.message)
-
-
-def _names_allowed(error: RpcError) -> bool:
-    return error.reason == "METHOD_NOT_ALLOWED" and "allowed" in error.data
 
 
 def _accepts_gzip(headers: Headers) -> bool:

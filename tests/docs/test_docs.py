@@ -21,7 +21,7 @@ from guest.services import file, shell
 from host.cli import exits, parser
 from host.config import SOCKET_VARIABLE
 from host.transfer import DEFAULT_CHUNK_SIZE
-from vsrpc import hello, metadata, server
+from vsrpc import hello, metadata, server, server_session
 from vsrpc.status import Code
 from vsrpc.v1 import error_tables, file_tables, service_tables, shell_tables, system_tables
 from vsrpc.wire import Limits
@@ -111,11 +111,11 @@ def test_limits() -> None:
     "sentence",
     [
         f"# The vsrpc protocol, version {hello.VERSION}",
-        f"up to {server._MAX_PIPELINED} pipelined requests wait",
+        f"up to {server_session._MAX_PIPELINED} pipelined requests wait",
         f"first line over {WIRE.max_line} bytes",
         f"fields over {WIRE.max_head // KIB} KiB with the first line; more than {WIRE.max_headers} of them",
         f"({WIRE.max_body:,} bytes by default)",
-        f"`server.max_request_size` and {server._BODY_ROOM // KIB} KiB",
+        f"`server.max_request_size` and {server_session._BODY_ROOM // KIB} KiB",
     ],
 )
 def test_other_constants(sentence: str) -> None:

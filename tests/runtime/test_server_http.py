@@ -409,9 +409,9 @@ def fails(request: Any, context: Any) -> Any:
 
 
 def test_what_no_servicer_sees_is_logged(world: World, caplog: Any) -> None:
-    caplog.set_level(logging.INFO, "vsrpc.dispatcher")
+    caplog.set_level(logging.INFO, "vsrpc.incoming")
     response = ask(world, wrong("GET", "/api/v1/none"))
-    (record,) = [record for record in caplog.records if record.name == "vsrpc.dispatcher"]
+    (record,) = [record for record in caplog.records if record.name == "vsrpc.incoming"]
     request_id = response.headers.get("x-request-id")
     assert record.getMessage() == f"GET /api/v1/none [{request_id}] refused: no such route: GET /api/v1/none"
 

@@ -1,0 +1,148 @@
+"""One request on its way through the dispatcher: its context, its deadline, and the form of its responses.
+
+It knows which door the request came through, rpc path or REST route, and answers in that door's form, errors too.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from typing import TYPE_CHECKING, Any, Sequence
+
+from vsrpc import codec, connect_unary
+from vsrpc.context import ServicerContext
+from vsrpc.deadline import Deadline
+from vsrpc.errors import RpcError
+from vsrpc.hello import REQUEST_ID
+from vsrpc.metadata import from_headers
+from vsrpc.status import Code
+from vsrpc.wire import Buffer, Headers, Refused, Request, Response
+
+if TYPE_CHECKING:
+    from vsrpc.dispatcher import Dispatcher
+
+_log = logging.getLogger(__name__)
+
+# A request id is echoed in a header and written to logs; one that is not of this shape is replaced.
+_REQUEST_ID = re.compile(r"[!-~]{1,128}\Z")
+
+
+class IncomingCall:
+    """One request on its way through the dispatcher. The server runs it, may cancel it, and asks for its response."""
+
+    def __init__(self, dispatcher: Dispatcher, request: Request, peer: str, refused: Refused | None = None) -> None:
+        self._dispatcher = dispatcher
+        self._refused = refused
+        self.request = request
+        self.path, _, self.query = request.target.partition("?")
+        given = request.headers.get(REQUEST_ID)
+        self.request_id = given if given is not None and _REQUEST_ID.match(given) else secrets.token_hex(8)
+        self.is_rpc = dispatcher.is_rpc(self.path)
+        self.reached_servicer = False
+        self._started = time.monotonic()
+        self.context = ServicerContext(self.path, self.request_id, Deadline(None), from_headers(request.headers), peer)
+        try:
+            seconds = connect_unary.parse_timeout(request.headers)
+            self._bad_timeout: RpcError | None = None
+        except RpcError as error:
+            seconds, self._bad_timeout = None, error
+        self.context.set_deadline(seconds, dispatcher.request_timeout)
+
+    def run(self) -> Response:
+        """Serve the request; every failure becomes a response."""
+        try:
+            if self._refused is not None:
+                raise _refusal(self._refused)
+            if self._bad_timeout is not None:
+                raise self._bad_timeout
+            self.check_deadline()
+            return self._dispatcher.serve(self)
+        except RpcError as error:
+            if not self.reached_servicer:  # what servicers say is for interceptors to log
+                _log.info("%s %s [%s] refused: %s", self.request.method, self.path, self.request_id, error.details())
+            return self.fail(error)
+        except BaseException:  # a servicer that calls sys.exit() too: a request never ends the daemon
+            _log.exception("%s [%s]: internal error", self.path, self.request_id)
+            return self.fail(
+                RpcError(
+                    Code.INTERNAL,
+                    f"internal error while serving {self.path}; the daemon's log has it under request id "
+                    f"{self.request_id}",
+                    reason="INTERNAL_ERROR",
+                    data={"request_id": self.request_id},
+                )
+            )
+
+    def check_deadline(self) -> None:
+        """Raises RpcError DEADLINE_EXCEEDED once the deadline has passed."""
+        if self.context.deadline.expired:
+            raise self.deadline_exceeded()
+
+    def deadline_exceeded(self) -> RpcError:
+        """What a call ends with whose deadline has passed."""
+        return RpcError(
+            Code.DEADLINE_EXCEEDED, f"{self.path} did not end within its deadline", reason="DEADLINE_EXCEEDED"
+        )
+
+    def fail(self, error: RpcError) -> Response:
+        """The response for an error, in the form of the door that the request came through."""
+        errors = self._dispatcher.errors
+        if self.is_rpc:
+            response = self._rpc_error(errors.with_detail(error))
+        else:
+            entry = errors.entry(error)
+            extra = [("allow", error.data["allowed"])] if _names_allowed(error) else []
+            response = self.envelope(entry.number, error.details(), dict(error.data), entry.http_status, extra)
+        if self._refused is not None:
+            return Response(self._refused.status, response.headers, response.body)
+        return response
+
+    def envelope(
+        self, code: int, message: str, data: Any, http_status: int = 200, extra: Sequence[tuple[str, str]] = ()
+    ) -> Response:
+        """A REST response."""
+        body = codec.dump_json({"code": code, "message": message, "timestamp": int(time.time()), "data": data})
+        headers = [("content-type", codec.JSON_TYPE), *extra]
+        return self.respond(http_status, headers, body)
+
+    def respond(self, status: int, headers: Sequence[tuple[str, str]], body: Buffer) -> Response:
+        """A response with the headers that every one has."""
+        milliseconds = (time.monotonic() - self._started) * 1000
+        return Response(
+            status,
+            Headers([*headers, (REQUEST_ID, self.request_id), ("x-response-time", f"{milliseconds:.1f}")]),
+            body,
+        )
+
+    def _rpc_error(self, error: RpcError) -> Response:
+        try:
+            metadata = connect_unary.join_metadata(
+                error.initial_metadata() or self.context.initial_metadata(),
+                error.trailing_metadata() or self.context.trailing_metadata(),
+            )
+        except (TypeError, ValueError):
+            _log.exception("%s [%s]: an error's metadata cannot be sent", self.path, self.request_id)
+            metadata = []
+        status = error.code().http_status
+        extra: list[tuple[str, str]] = []
+        if _names_allowed(error):
+            status, extra = 405, [("allow", error.data["allowed"])]
+        elif error.reason == "ENDPOINT_NOT_FOUND":
+            status = 404
+        elif error.reason == "UNSUPPORTED_MEDIA_TYPE" and error.code() is Code.UNKNOWN:
+            status, extra = 415, [("accept-post", ", ".join((*codec.PROTO_TYPES, codec.JSON_TYPE)))]
+        return self.respond(
+            status, [("content-type", codec.JSON_TYPE), *extra, *metadata], connect_unary.error_body(error)
+        )
+
+
+def _refusal(refused: Refused) -> RpcError:
+    if refused.status == 413:
+        return RpcError(Code.RESOURCE_EXHAUSTED, refused.message, reason="TOO_LARGE")
+    return RpcError(Code.UNIMPLEMENTED, refused.message)
+
+
+def _names_allowed(error: RpcError) -> bool:
+    return error.reason == "METHOD_NOT_ALLOWED" and "allowed" in error.data
