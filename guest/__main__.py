@@ -102,7 +102,6 @@ def _run(settings: config.GuestConfig, path: str, address: str, exit_with_stdin:
     def on_signal(number: int, frame: object) -> None:
         # A second signal ends the daemon at once.
         signal.signal(number, signal.SIG_DFL)
-        os.write(write_end, b"x")  # a lock, as of an Event, could be held by the code that was interrupted
 
     def wait_for_stdin() -> None:
         while os.read(0, 4096):
@@ -111,6 +110,10 @@ def _run(settings: config.GuestConfig, path: str, address: str, exit_with_stdin:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
+    # The interpreter writes there at once, whichever thread gets the signal: on_signal itself runs only when the main
+    # thread does, which waits for just that.
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     if exit_with_stdin:
         threading.Thread(target=wait_for_stdin, name="vsrpc-stdin", daemon=True).start()
     thread = threading.Thread(target=serve, name="vsrpc-serve")

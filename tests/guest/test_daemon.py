@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import logging
 import os
@@ -116,6 +117,17 @@ def test_it_serves_all_services_and_ends_cleanly(tmp_path: Path, number: int) ->
     assert "stopping" in log
     assert not path.exists()
     assert os.listdir(tmp_path / "files") == []
+
+
+def test_a_signal_that_another_thread_gets_ends_it_too(tmp_path: Path) -> None:
+    """The kernel may hand a signal to any thread, and at any moment: also just before the main thread begins to wait."""
+    path = tmp_path / "port.sock"
+    with daemon("--listen", f"unix:{path}", "--config", config(tmp_path)) as running:
+        running.wait_for(r"serves unix:")
+        pid = running.process.pid
+        others = [int(name) for name in os.listdir(f"/proc/{pid}/task") if int(name) != pid]
+        assert ctypes.CDLL(None, use_errno=True).tgkill(pid, others[0], int(signal.SIGTERM)) == 0
+        assert running.process.wait(timeout=30) == 0
 
 
 def test_running_commands_end_with_it(tmp_path: Path) -> None:
