@@ -120,7 +120,7 @@ def test_it_serves_all_services_and_ends_cleanly(tmp_path: Path, number: int) ->
 
 
 def test_a_signal_that_another_thread_gets_ends_it_too(tmp_path: Path) -> None:
-    """The kernel may hand a signal to any thread, and at any moment: also just before the main thread begins to wait."""
+    """The kernel may hand a signal to any thread, at any moment: also just before the main thread begins to wait."""
     path = tmp_path / "port.sock"
     with daemon("--listen", f"unix:{path}", "--config", config(tmp_path)) as running:
         running.wait_for(r"serves unix:")
