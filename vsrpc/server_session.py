@@ -98,7 +98,7 @@ class ServerSession:
         if close:
             response = Response(response.status, Headers([*response.headers, ("connection", "close")]), response.body)
         self._send_bytes(self._bytes_of(call, response), deadline)
-        if close:
+        if close and self._transport.peer_sees_end:
             self.end()
             return
         with self._lock:

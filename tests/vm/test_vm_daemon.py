@@ -283,3 +283,21 @@ def test_the_daemon_serves_vsock(vm: VM) -> None:
         assert sh(vm, "PYTHONPATH=/opt/vsrpc/current python3 /root/vsock_client.py") == "pong\n"
     finally:
         sh(vm, "systemctl stop vsock-test")
+
+
+def test_plain_clients_that_follow_one_another_at_once(vm: VM) -> None:
+    """Each is answered, although the guest may see neither that one has left nor that the next one has come."""
+    import socket
+
+    for number in range(150):
+        close = b"Connection: close\r\n" if number % 3 == 0 else b""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(vm.socket))
+            client.settimeout(10)
+            client.sendall(b"GET /api/v1/ping HTTP/1.1\r\nHost: g\r\n" + close + b"\r\n")
+            answer = b""
+            try:
+                while b"pong" not in answer:
+                    answer += client.recv(4096)
+            except TimeoutError:
+                pytest.fail(f"client {number} was not answered")

@@ -34,7 +34,12 @@ class TransportClosed(TransportError):
 
 
 class Transport(Protocol):
-    """A byte stream to one peer."""
+    """A byte stream to one peer.
+
+    `peer_sees_end`: whether the peer learns of close(). A port's client does not: to it the guest falls silent.
+    """
+
+    peer_sees_end: bool
 
     @property
     def peer(self) -> str:

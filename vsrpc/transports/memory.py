@@ -49,6 +49,8 @@ class _Pipe:
 class MemoryTransport:
     """One end of `memory_pair`."""
 
+    peer_sees_end = True
+
     def __init__(self, incoming: _Pipe, outgoing: _Pipe) -> None:
         self._incoming = incoming
         self._outgoing = outgoing

@@ -44,8 +44,9 @@ _MAX_WRITE_SLICES = 32
 # How often a port that is not there is looked for, in seconds: an idle guest must not notice it.
 _REOPEN_INTERVAL = 0.5
 
-# For how long HUP beside a full queue may be the moment before a client's arrival is known, in seconds.
-_ARRIVAL_GRACE = 0.1
+# For how long a client's bytes may be ahead of the news that it has come, in seconds: until then the port reads as "no
+# client" and takes no output. The news come by a work queue of the guest's kernel, which a busy machine delays.
+_ARRIVAL_GRACE = 0.25
 
 # Before a write is tried again where poll() cannot tell when, in seconds.
 _PAUSE = 0.002
@@ -199,6 +200,8 @@ class SerialListener:
 class SerialTransport:
     """One client's time at the port."""
 
+    peer_sees_end = False
+
     def __init__(self, listener: SerialListener, fd: int, peer: str, first: bytes, buffer_size: int) -> None:
         self._listener = listener
         self._fd = fd
@@ -206,6 +209,8 @@ class SerialTransport:
         self._first = first  # what accept() had to read to know that somebody is there
         self._buffer_size = buffer_size
         self._client_left = False
+        self._arrival = Deadline(_ARRIVAL_GRACE)
+        self._arrived = False  # the port has told that a client is there
         self._stop_read, self._stop_write = os.pipe()
         self._usage = Usage(peer, self._wake, self._release)
 
@@ -226,6 +231,7 @@ class SerialTransport:
                 try:
                     count = os.readv(self._fd, views)
                 except BlockingIOError:
+                    self._arrived = True
                     if not self._listener.wait_edge(poll_time(deadline)) and deadline.expired:
                         raise TransportTimeout(f"{self._peer}: nothing received in time") from None
                     self._usage.check()
@@ -235,7 +241,11 @@ class SerialTransport:
                 else:
                     if count:
                         return count
-                    self._client_left = True
+                    if self._arrived or self._arrival.expired:
+                        self._client_left = True
+                    else:
+                        self._listener.wait_edge(poll_time(self._arrival))
+                        self._usage.check()
             return 0
 
     def send(self, buffers: Sequence[Buffer], timeout: float | None = None) -> None:

@@ -48,6 +48,8 @@ _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF, errno.ESHUT
 class SocketTransport:
     """A connected stream socket."""
 
+    peer_sees_end = True
+
     def __init__(self, sock: socket.socket, peer: str) -> None:
         sock.setblocking(False)
         self._socket = sock
