@@ -26,6 +26,8 @@ BOOT_SECONDS = {"kvm": 60.0, "tcg": 240.0}
 DAEMON_SECONDS = {"kvm": 20.0, "tcg": 90.0}
 QUIT_SECONDS = 5.0
 SERVICE = "vsrpc-guest.service"
+# A service is active once its process runs; under emulation it takes seconds more until it has its port open.
+SERVES = f"ls -l /proc/$(systemctl show --value -p MainPID {SERVICE})/fd 2>/dev/null | grep -q /dev/vport"
 
 
 class VM:
@@ -163,17 +165,17 @@ class VM:
         raise VMError(f"the guest did not boot within {limit:g} s{self._console_tail()}")
 
     def wait_daemon(self) -> None:
-        """Wait until the vsrpc daemon's service is active.
+        """Wait until the vsrpc daemon's service is active and has opened the port, so that it serves.
 
         Raises:
             VMError: it is not in time; the message has the end of its journal.
         """
         limit = DAEMON_SECONDS[self.accel]
         deadline = time.monotonic() + limit
-        while self.ga.exec(["/bin/systemctl", "is-active", "--quiet", SERVICE]).rc:
+        while self.ga.exec(["/bin/sh", "-c", SERVES]).rc:
             if time.monotonic() > deadline:
                 log = self.ga.exec(["/bin/journalctl", "-u", SERVICE, "-n", "20", "--no-pager", "-o", "cat"]).stdout
-                raise VMError(f"{SERVICE} is not active after {limit:g} s:\n{log.decode(errors='replace')}")
+                raise VMError(f"{SERVICE} does not serve after {limit:g} s:\n{log.decode(errors='replace')}")
             time.sleep(0.1)
 
     @property
