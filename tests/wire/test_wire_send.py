@@ -114,7 +114,8 @@ def test_headers_that_may_not_be_sent(name: str, value: str) -> None:
 
 def test_public_names() -> None:
     assert vsrpc.wire.__all__ == [
-        "CONTINUE", "REASONS", "BodyTooLarge", "Buffer", "ClientConnection", "Event", "ExpectContinue", "Headers",
-        "Limits", "LocalProtocolError", "ProtocolError", "Refused", "RemoteProtocolError", "Request", "Response",
-        "ServerConnection", "ServerEvent",
+        "ACK", "CONTINUE", "MAGIC", "NONCE_SIZE", "NO_NONCE", "REASONS", "Acks", "BodyTooLarge", "Buffer",
+        "ClientConnection", "ClientEvent", "Event", "ExpectContinue", "Finder", "Headers", "Limits",
+        "LocalProtocolError", "ProtocolError", "Refused", "RemoteProtocolError", "Request", "Response",
+        "ServerConnection", "ServerEvent", "Sync", "response_sync",
     ]  # fmt: skip

@@ -5,7 +5,8 @@ content type or status means anything here beyond its framing.
 
     grammar ── head, start_line ──┐
     limits, errors, headers ──────┼── connection (ServerConnection, ClientConnection)
-    messages ── body, writer ─────┘
+    messages ── body, writer ─────┤
+    sync ─────────────────────────┘
 
 One framing mistake on a byte stream that several clients share is a smuggled request, so whatever RFC 9112
 lets a recipient refuse is refused, and nothing is parsed after a framing error.
@@ -15,16 +16,37 @@ from .connection import ClientConnection, ServerConnection
 from .errors import BodyTooLarge, LocalProtocolError, ProtocolError, RemoteProtocolError
 from .headers import Headers
 from .limits import Limits
-from .messages import CONTINUE, REASONS, Buffer, Event, ExpectContinue, Refused, Request, Response, ServerEvent
+from .messages import (
+    CONTINUE,
+    REASONS,
+    Acks,
+    Buffer,
+    ClientEvent,
+    Event,
+    ExpectContinue,
+    Refused,
+    Request,
+    Response,
+    ServerEvent,
+    Sync,
+)
+from .sync import ACK, MAGIC, NO_NONCE, NONCE_SIZE, Finder, response_sync
 
 __all__ = [
+    "ACK",
     "CONTINUE",
+    "MAGIC",
+    "NONCE_SIZE",
+    "NO_NONCE",
     "REASONS",
+    "Acks",
     "BodyTooLarge",
     "Buffer",
     "ClientConnection",
+    "ClientEvent",
     "Event",
     "ExpectContinue",
+    "Finder",
     "Headers",
     "Limits",
     "LocalProtocolError",
@@ -35,4 +57,6 @@ __all__ = [
     "Response",
     "ServerConnection",
     "ServerEvent",
+    "Sync",
+    "response_sync",
 ]

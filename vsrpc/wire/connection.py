@@ -8,20 +8,27 @@
 
 Messages are read strictly one after the other: a head, then its body by the head's framing. Each role's
 order of events is one generator, ``_messages``, that yields an event, or None when it needs more input.
-After a RemoteProtocolError a connection discards what it is given and raises again, until ``reset()``.
+After a RemoteProtocolError a connection discards what it is given and raises again, until ``reset()`` or a sync.
+
+A sync (sync.py) makes void what came before it. Where one counts:
+
+    server, until the first one     between messages and in heads: in the body of a plain client it is content
+    server, after it                everywhere, also after an error: bodies are now clear of it
+    client, after ``sync()``        everywhere; until the one with its own nonce, nothing else counts
 Not thread-safe: receiving is for one thread at a time; ``send`` touches no state and may be called from any.
 """
 
 from __future__ import annotations
 
-from typing import Generic, Iterator, TypeVar
+from typing import Generic, Iterator, TypeVar, cast
 
+from . import sync
 from .body import BodyReader, LengthReader, body_reader
 from .errors import BodyTooLarge, LocalProtocolError, RemoteProtocolError, shown
 from .head import HeadReader
 from .headers import Headers
 from .limits import Limits
-from .messages import Buffer, ExpectContinue, Refused, Request, Response, ServerEvent
+from .messages import Acks, Buffer, ClientEvent, ExpectContinue, Refused, Request, Response, ServerEvent, Sync
 from .start_line import RequestLine, StatusLine, check_host, parse_request_line, parse_status_line
 from .writer import request_bytes, response_bytes
 
@@ -35,7 +42,13 @@ E = TypeVar("E")  # event
 
 
 class _Connection(Generic[S, E]):
-    """What both roles share: where input goes, what an error or the end of input means."""
+    """What both roles share: where input goes, what an error, a sync or the end of input means.
+
+    `received`: bytes of input since the beginning of the last sync, or since there was any.
+    """
+
+    _marker: bytes
+    _sync_size: int  # of a marker with its nonce
 
     def __init__(self, limits: Limits = _DEFAULT_LIMITS) -> None:
         self._limits = limits
@@ -48,14 +61,28 @@ class _Connection(Generic[S, E]):
     def _messages(self) -> Iterator[E | None]:
         raise NotImplementedError
 
+    def _take_nonce(self, data: bytearray) -> bytes | None:
+        raise NotImplementedError
+
+    def _on_sync(self, nonce: bytes) -> E | None:
+        """A sync came: its event, or None if it is to be passed over."""
+        raise NotImplementedError
+
     def reset(self) -> None:
-        """Forget all input, an error and an end of input too: a new peer begins at a known boundary."""
+        """Forget all input, an error, a sync and an end of input too: a new peer begins at a known boundary."""
+        self._finder: sync.Finder | None = None  # looks for a sync in all input
+        self.received = 0
+        self._begin()
+        self._eof = False
+
+    def _begin(self) -> None:
+        """Expect the head of a message, whatever came before."""
         self._input = bytearray()
+        self._after: bytearray | None = None  # what came after a marker, until the parser is done with what came before
         self._lent: memoryview | None = None
         self._lender: LengthReader | None = None
         self._head = self._new_head()
         self._body: BodyReader | None = None
-        self._eof = False
         self._failure: RemoteProtocolError | None = None
         self._events = self._messages()
 
@@ -66,7 +93,7 @@ class _Connection(Generic[S, E]):
         is received in place; else a scratch buffer. (The shape of asyncio.BufferedProtocol.)
         """
         self._lent = self._lender = None
-        if isinstance(self._body, LengthReader) and not self._input:
+        if isinstance(self._body, LengthReader) and not self._input and self._after is None:
             self._lent = self._body.buffer()
             self._lender = self._body
         if self._lent is None:
@@ -83,13 +110,15 @@ class _Connection(Generic[S, E]):
             raise LocalProtocolError(f"buffer_updated({nbytes}): the buffer takes 1 to {len(lent)} bytes")
         if self._eof:
             raise LocalProtocolError("input after receive_eof: reset() begins anew")
-        if self._failure is not None:
+        self.received += nbytes
+        if self._lender is None:
+            self._take(self._scratch, 0, nbytes)
             return
-        if self._lender is not None:
-            self._lender.received(nbytes)
-        else:
-            with lent[:nbytes] as part:
-                self._input += part
+        source = cast(bytearray, lent.obj)
+        start = len(source) - len(lent)
+        before = self._search(source, start, start + nbytes) - start
+        if before:
+            self._lender.received(before)
 
     def receive_data(self, data: Buffer) -> None:
         """Receive a copy of ``data``, of any size; for in-memory use."""
@@ -108,30 +137,82 @@ class _Connection(Generic[S, E]):
     @property
     def mid_message(self) -> bool:
         """Part of a message is held; after ``next_event`` returned None, of an unfinished one. False after an error."""
-        return bool(self._input) or self._body is not None or self._head.started
+        return bool(self._input) or self._body is not None or self._head.started or self._after is not None
 
     def next_event(self) -> E | None:
         """The next event, or None when more input is needed.
 
-        Raises RemoteProtocolError when the input breaks the rules, and from then on at every call.
+        Raises RemoteProtocolError when the input breaks the rules, and from then on at every call (until a sync).
         """
-        if self._failure is not None:
-            raise RemoteProtocolError(str(self._failure), self._failure.status)
-        try:
-            event = next(self._events)
-            if event is None and self._eof and self.mid_message:
-                raise RemoteProtocolError("the peer closed the connection inside a message")
-        except RemoteProtocolError as error:
-            self._failure = error
-            self._input = bytearray()
-            self._head = self._new_head()
-            self._body = None
-            raise
+        while True:
+            if self._failure is None:
+                try:
+                    event = next(self._events)
+                except RemoteProtocolError as error:
+                    self._fail(error)
+                    if self._after is None:
+                        raise
+                else:
+                    if event is not None:
+                        return event
+            elif self._after is None:
+                raise RemoteProtocolError(str(self._failure), self._failure.status)
+            nonce = None
+            try:
+                if self._after is not None:
+                    nonce = self._take_nonce(self._after)
+                if nonce is None and self._eof and self.mid_message:
+                    raise RemoteProtocolError("the peer closed the connection inside a message")
+            except RemoteProtocolError as error:
+                self._after = None
+                self._fail(error)
+                raise
+            if nonce is None:
+                return None
+            event = self._synchronise(nonce)
+            if event is not None:
+                return event
+
+    def _take(self, source: bytearray, start: int, end: int) -> None:
+        """Input that has no place of its own."""
+        end = self._search(source, start, end)
+        if self._failure is None:
+            with memoryview(source)[start:end] as part:
+                self._input += part
+
+    def _search(self, source: bytearray, start: int, end: int) -> int:
+        """Look for a sync in source[start:end]: where what came before it ends."""
+        if self._after is not None:
+            self._after += source[start:end]
+            return start
+        found = None if self._finder is None else self._finder.find(source, start, end)
+        if found is None:
+            return end
+        self._after = bytearray(source[found:end])
+        return max(start, found - len(self._marker))
+
+    def _synchronise(self, nonce: bytes) -> E | None:
+        rest = self._after
+        assert rest is not None
+        self._begin()
+        self.received = self._sync_size + len(rest)
+        self._finder = sync.Finder(self._marker)
+        event = self._on_sync(nonce)
+        self._take(rest, 0, len(rest))
         return event
+
+    def _fail(self, error: RemoteProtocolError) -> None:
+        self._failure = error
+        self._input = bytearray()
+        self._head = self._new_head()
+        self._body = None
 
 
 class ServerConnection(_Connection[RequestLine, ServerEvent]):
-    """Reads requests, writes responses. Events: Request, ExpectContinue, Refused."""
+    """Reads requests, writes responses. Events: Request, ExpectContinue, Refused; Sync, and Acks after it."""
+
+    _marker = sync.MAGIC
+    _sync_size = len(sync.request_sync(sync.NO_NONCE))
 
     def send(self, response: Response, request_method: str = "") -> list[Buffer]:
         """The response as buffers for one gathering write; Content-Length is set from the body.
@@ -139,14 +220,33 @@ class ServerConnection(_Connection[RequestLine, ServerEvent]):
         ``request_method``: the method of the request it answers; needed where that may be HEAD, whose
         response says how long the body would be and carries none. Raises LocalProtocolError.
         """
-        return response_bytes(response, request_method, self._limits)
+        # A plain client takes any body as it is.
+        return response_bytes(response, request_method, self._limits, None if self._finder is None else sync.MARK)
 
     def _new_head(self) -> HeadReader[RequestLine]:
         return HeadReader(parse_request_line, self._limits, self._limits.max_empty_lines)
 
+    def _take_nonce(self, data: bytearray) -> bytes | None:
+        return sync.take_magic_nonce(data)
+
+    def _on_sync(self, nonce: bytes) -> ServerEvent:
+        return Sync(nonce)
+
     def _messages(self) -> Iterator[ServerEvent | None]:
         while True:
-            head = self._head.read(self._input)
+            if self._finder is not None and self._input[:1] == sync.ACK:
+                rest = self._input.lstrip(sync.ACK)
+                count = len(self._input) - len(rest)
+                del self._input[:count]
+                yield Acks(count)
+                continue
+            try:
+                head = self._head.read(self._input)
+            except RemoteProtocolError:
+                if not self._sync_in_head():
+                    raise
+                yield None
+                continue
             if head is None:
                 yield None
                 continue
@@ -177,7 +277,18 @@ class ServerConnection(_Connection[RequestLine, ServerEvent]):
                     yield ExpectContinue()
             self._body = None
             if refused is None:
-                yield Request(line.method, line.target, headers, body)
+                yield Request(line.method, line.target, headers, sync.unseal(headers, body))
+
+    def _sync_in_head(self) -> bool:
+        """Whether what cannot be a head is, or may become, a sync."""
+        if self._after is not None:
+            return True  # the error is in what the sync makes void
+        found = self._input.find(self._marker)
+        if found >= 0:  # only before the first one: later ones have been found already
+            self._after = self._input[found + len(self._marker) :]
+            return True
+        begun = self._input.rfind(self._marker[:1])
+        return begun >= 0 and self._marker.startswith(self._input[begun:])
 
 
 def _refusal(line: RequestLine, headers: Headers) -> Refused | None:
@@ -192,20 +303,56 @@ def _refusal(line: RequestLine, headers: Headers) -> Refused | None:
     return None
 
 
-class ClientConnection(_Connection[StatusLine, Response]):
-    """Reads responses, writes requests. The one event is Response; interim responses are skipped."""
+class ClientConnection(_Connection[StatusLine, ClientEvent]):
+    """Reads responses, writes requests. Events: Response; Sync after ``sync()``. Interim responses are skipped."""
+
+    _marker = sync.MARK
+    _sync_size = len(sync.response_sync())
+    _nonce: bytes | None = None
+    _synchronised = False
+
+    def sync(self, nonce: bytes) -> bytes:
+        """What to send before the hello; from now on all is passed over until the server's echo of the nonce.
+
+        Then comes Sync with that nonce. Any other Sync says that the server knows of no session with us.
+        """
+        self._nonce = nonce
+        self._finder = sync.Finder(self._marker)
+        self._synchronised = False
+        self._fail(RemoteProtocolError("no sync has come"))
+        return sync.request_sync(nonce)
 
     def send(self, request: Request) -> list[Buffer]:
         """The request as buffers for one gathering write; Content-Length is set from the body.
 
         It needs a Host header, and its target in origin-form or ``*``. Raises LocalProtocolError.
         """
-        return request_bytes(request, self._limits)
+        return request_bytes(request, self._limits, None if self._nonce is None else sync.MAGIC)
+
+    def next_event(self) -> ClientEvent | None:
+        try:
+            return super().next_event()
+        except RemoteProtocolError:
+            if self._nonce is None or self._synchronised:
+                raise
+            return None  # whatever it is, it is not for us
+
+    def _take_nonce(self, data: bytearray) -> bytes | None:
+        return sync.take_mark_nonce(data)
+
+    def _on_sync(self, nonce: bytes) -> Sync | None:
+        ours = nonce == self._nonce
+        if not ours and not self._synchronised:
+            self._fail(RemoteProtocolError("no sync has come"))
+            if nonce != sync.NO_NONCE:
+                return None  # the echo to somebody who left before us
+        self._synchronised = ours
+        return Sync(nonce)
 
     def _new_head(self) -> HeadReader[StatusLine]:
         return HeadReader(parse_status_line, self._limits, max_empty_lines=0)
 
-    def _messages(self) -> Iterator[Response | None]:
+    def _messages(self) -> Iterator[ClientEvent | None]:
         while True:
             head = self._head.read(self._input)
             if head is None:
@@ -221,7 +368,7 @@ class ClientConnection(_Connection[StatusLine, Response]):
                 yield None
                 body = reader.read(self._input)
             self._body = None
-            yield Response(line.status, headers, body, line.reason)
+            yield Response(line.status, headers, sync.unseal(headers, body), line.reason)
 
 
 def _response_reader(line: StatusLine, headers: Headers, limits: Limits) -> BodyReader | None:

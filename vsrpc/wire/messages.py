@@ -55,8 +55,23 @@ class Refused:
     message: str
 
 
-ServerEvent = Union[Request, ExpectContinue, Refused]
-Event = Union[ServerEvent, Response]
+@dataclass(frozen=True)
+class Sync:
+    """All before is void, and a fresh message follows. ``nonce``: the client's; zeros where a server was not asked."""
+
+    nonce: bytes
+
+
+@dataclass(frozen=True)
+class Acks:
+    """The client has read so many more quarters of its window."""
+
+    count: int
+
+
+ServerEvent = Union[Request, ExpectContinue, Refused, Sync, Acks]
+ClientEvent = Union[Response, Sync]
+Event = Union[ServerEvent, ClientEvent]
 
 # RFC 9110 15: the phrases are for people; no program reads them.
 REASONS = {

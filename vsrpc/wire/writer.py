@@ -12,13 +12,15 @@ from .errors import LocalProtocolError, shown
 from .headers import Headers
 from .limits import Limits
 from .messages import REASONS, Buffer, Request, Response
+from .sync import seal
 
 # Up to this size, in bytes, head and body are joined: a virtio-serial port takes each buffer of a gathering
 # write as one descriptor, of which it has few, and of at most 32 KiB (virtio_console.c, port_fops_write).
 _JOINED = 32768
 
 
-def request_bytes(request: Request, limits: Limits) -> list[Buffer]:
+def request_bytes(request: Request, limits: Limits, marker: bytes | None = None) -> list[Buffer]:
+    """`marker`: what the body must be clear of, between peers that synchronised."""
     method, target = request.method, request.target
     if not grammar.METHOD.fullmatch(method) or method in ("CONNECT", "TRACE"):
         raise LocalProtocolError(f"method {shown(method)} cannot be sent: use an upper-case one, not CONNECT or TRACE")
@@ -35,17 +37,24 @@ def request_bytes(request: Request, limits: Limits) -> list[Buffer]:
     if len(hosts) != 1 or not grammar.HOST.fullmatch(hosts[0]):
         raise LocalProtocolError(f"Host {shown(', '.join(hosts))}: a request needs exactly one valid Host header")
     start = f"{method} {target} HTTP/1.1"
-    return _assemble(start, request.headers, [("content-length", str(_length(request.body)))], request.body, limits)
+    body, fields = (request.body, []) if marker is None else seal(request.body, marker)
+    return _assemble(start, request.headers, [*fields, ("content-length", str(_length(body)))], body, limits)
 
 
-def response_bytes(response: Response, request_method: str, limits: Limits) -> list[Buffer]:
+def response_bytes(
+    response: Response, request_method: str, limits: Limits, marker: bytes | None = None
+) -> list[Buffer]:
+    """`marker`: what the body must be clear of, between peers that synchronised."""
     status, body = response.status, response.body
     if not 200 <= status <= 599:
         raise LocalProtocolError(f"status {status} is not a final status (200 to 599); for 100 send CONTINUE")
     reason = response.reason or REASONS.get(status, "")
     if not grammar.REASON.fullmatch(reason):
         raise LocalProtocolError(f"reason {shown(reason)} has control characters or characters beyond Latin-1")
-    length = [("content-length", str(_length(body)))]
+    fields: list[tuple[str, str]] = []
+    if marker is not None:
+        body, fields = seal(body, marker)
+    length = [*fields, ("content-length", str(_length(body)))]
     if status in (204, 304):
         # RFC 9110 8.6: no Content-Length in a 204; in a 304 it would have to be that of the 200 we do not know.
         if _length(body):

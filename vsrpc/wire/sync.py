@@ -1,0 +1,139 @@
+"""The return to a known boundary on a stream that has none: what marks it, how to find it, how bodies stay clear of it.
+
+    client → server   MAGIC, then a nonce of 16 bytes
+    server → client   MARK, then the nonce as 32 hex digits, then CRLF CRLF
+
+Both say: all before is void, a fresh message follows. The nonce is the client's, and comes back to it; a server that
+says it unasked sends a nonce of zeros. MAGIC begins with a control character, which no head can carry. MARK is the
+beginning of an interim response, so that a plain HTTP client, to which it means nothing, passes over it.
+
+Neither has a border (a proper prefix that is also a suffix): a body that was cut inside one of them, and is followed
+by a whole one, has it just where it is. Between peers that synchronised, a body that contains the marker of its
+direction is sent XOR-ed with a key that makes it disappear, and carries a checksum: a body that was cut and filled up
+with foreign bytes must not pass for whole.
+"""
+
+from __future__ import annotations
+
+import secrets
+import zlib
+
+from .errors import RemoteProtocolError, shown
+from .headers import Headers
+from .messages import Buffer
+
+# 0x16 is SYN, "synchronous idle". All sixteen are equal modulo 64: CPython's bytes.find() keeps a table of 64 classes
+# of bytes, and skips the whole length of a needle of one class almost everywhere.
+MAGIC = bytes.fromhex("165696d6d69656d69696d65656d6d696")
+MARK = b"HTTP/1.1 100 Continue\r\nvsrpc-sync: "
+NONCE_SIZE = 16
+NO_NONCE = bytes(NONCE_SIZE)
+
+# Between two messages: the client has read another quarter of the window that it granted. ACK of ASCII; no HTTP message
+# can begin with it.
+ACK = b"\x06"
+
+MASK_HEADER = "vsrpc-mask"
+CHECKSUM_HEADER = "vsrpc-crc32"
+
+_MARK_END = b"\r\n\r\n"
+_MARK_TAIL = 2 * NONCE_SIZE + len(_MARK_END)
+
+
+def request_sync(nonce: bytes) -> bytes:
+    """What a client sends before its hello."""
+    return MAGIC + nonce
+
+
+def response_sync(nonce: bytes = NO_NONCE) -> bytes:
+    """What a server sends before its answer to a hello; without a nonce, that it knows of no session."""
+    return MARK + nonce.hex().encode() + _MARK_END
+
+
+def take_magic_nonce(data: bytearray) -> bytes | None:
+    """Remove the nonce that follows MAGIC; None until it is all there."""
+    if len(data) < NONCE_SIZE:
+        return None
+    nonce = bytes(data[:NONCE_SIZE])
+    del data[:NONCE_SIZE]
+    return nonce
+
+
+def take_mark_nonce(data: bytearray) -> bytes | None:
+    """Remove the nonce that follows MARK; None until it is all there. Raises RemoteProtocolError."""
+    if len(data) < _MARK_TAIL:
+        return None
+    text = bytes(data[:_MARK_TAIL])
+    digits = text[: 2 * NONCE_SIZE]
+    if text[2 * NONCE_SIZE :] != _MARK_END or digits.strip(b"0123456789abcdef"):
+        raise RemoteProtocolError(f"what follows the mark of a sync is no nonce: {shown(text)}")
+    del data[:_MARK_TAIL]
+    return bytes.fromhex(digits.decode())
+
+
+class Finder:
+    """Finds a marker in a stream that comes in pieces."""
+
+    def __init__(self, marker: bytes) -> None:
+        self._marker = marker
+        self._tail = b""  # the end of what came, as much as could be the beginning of a marker
+
+    def find(self, source: bytes | bytearray, start: int, end: int) -> int | None:
+        """Look into the stream's next piece, source[start:end]; where in `source` the byte after the marker is.
+
+        After a find it begins anew, with what the caller gives it then.
+        """
+        size = len(self._marker)
+        edge = self._tail + source[start : min(end, start + size - 1)]
+        found = edge.find(self._marker)
+        if found >= 0:
+            found += start - len(self._tail)
+        else:
+            found = source.find(self._marker, start, end)
+        if found >= 0:
+            self._tail = b""
+            return found + size
+        if end - start >= size - 1:
+            self._tail = bytes(source[end - size + 1 : end])
+        else:
+            self._tail = bytes(edge[-(size - 1) :])
+        return None
+
+
+def seal(body: Buffer, marker: bytes) -> tuple[Buffer, list[tuple[str, str]]]:
+    """The body as it travels where `marker` means a sync, and the header fields that say how."""
+    if not memoryview(body).nbytes:
+        return body, []
+    fields: list[tuple[str, str]] = []
+    searched = bytes(body) if isinstance(body, memoryview) else body
+    if marker in searched:
+        # The key is random: whoever writes the body could not have put the masked marker there.
+        original = searched
+        while marker in searched:
+            key = secrets.token_bytes(4)
+            searched = _xor(original, key)
+        body = searched
+        fields.append((MASK_HEADER, key.hex()))
+    fields.append((CHECKSUM_HEADER, f"{zlib.crc32(body):08x}"))
+    return body, fields
+
+
+def unseal(headers: Headers, body: Buffer) -> Buffer:
+    """The body as it was before seal(). Raises RemoteProtocolError where it is another one."""
+    checksum = headers.get(CHECKSUM_HEADER)
+    if checksum is not None and checksum != f"{zlib.crc32(body):08x}":
+        raise RemoteProtocolError(
+            f"the body was damaged on the way: its CRC-32 is {zlib.crc32(body):08x}, its head says {shown(checksum)}"
+        )
+    mask = headers.get(MASK_HEADER)
+    if mask is None:
+        return body
+    if len(mask) != 8 or mask.strip("0123456789abcdef"):
+        raise RemoteProtocolError(f"{MASK_HEADER} {shown(mask)} is not 8 hexadecimal digits")
+    return _xor(body, bytes.fromhex(mask))
+
+
+def _xor(body: Buffer, key: bytes) -> bytearray:
+    size = memoryview(body).nbytes
+    pad = (key * (size // len(key) + 1))[:size]
+    return bytearray((int.from_bytes(body, "little") ^ int.from_bytes(pad, "little")).to_bytes(size, "little"))
