@@ -98,6 +98,8 @@ class CallFuture(Generic[Res]):
         self.deadline = deadline
         self.session: object = None
         """The session that the request went out in."""
+        self.sending = False
+        """The request is on its way: whoever sends it ends the call when it cannot be sent."""
         self._decode = decode
         self._forget = forget
         self._ended = threading.Event()

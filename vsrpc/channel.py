@@ -11,16 +11,18 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Sequence, TypeVar
 
 from vsrpc.calls import CallFuture, PendingCalls
+from vsrpc.connect_unary import says_not_run
 from vsrpc.deadline import Deadline
-from vsrpc.errors import RpcError
+from vsrpc.errors import RpcError, outcome_unknown
 from vsrpc.hello import REQUEST_ID
 from vsrpc.interceptor import ClientInterceptor
-from vsrpc.link import Link, Session, SessionOver
+from vsrpc.link import Link, Session, SessionOver, lost
 from vsrpc.metadata import Metadata
 from vsrpc.method import Idempotency
-from vsrpc.retry import RetryPolicy
+from vsrpc.port_lock import PortLock
+from vsrpc.retry import Effect, RetryPolicy
 from vsrpc.status import Code
-from vsrpc.transports import Connector, connector
+from vsrpc.transports import Connector, connector, socket_path
 from vsrpc.unary import CONTENT_TYPES, UnaryUnaryCallable
 from vsrpc.wire import Headers, Limits, Request, Response
 
@@ -39,7 +41,8 @@ class ChannelOptions:
     """How a channel behaves. Times are in seconds.
 
     `read_timeout` is the deadline of a call that names none (None: no limit). `codec` is what rpc calls speak, "proto"
-    or "json"; `compression` is "" or "gzip", for requests and for the replies that they ask for.
+    or "json"; `compression` is "" or "gzip", for requests and for the replies that they ask for. `lock_dir` is where
+    the clients of a port take turns (None: vsrpc.port_lock's default).
     """
 
     connect_timeout: float = 5.0
@@ -52,6 +55,7 @@ class ChannelOptions:
     compression: str = ""
     max_response_size: int = _MAX_RESPONSE
     interceptors: Sequence[ClientInterceptor] = field(default_factory=tuple)
+    lock_dir: str | None = None
 
     def __post_init__(self) -> None:
         if self.codec not in CONTENT_TYPES:
@@ -64,9 +68,15 @@ class Channel:
     """Calls to one target, over one link. Thread-safe; connects when first used; close() ends it."""
 
     def __init__(
-        self, name: str, connect: Connector, options: ChannelOptions | None = None, *, hello: bool = True
+        self,
+        name: str,
+        connect: Connector,
+        options: ChannelOptions | None = None,
+        *,
+        hello: bool = True,
+        lock: PortLock | None = None,
     ) -> None:
-        """`name` is the target, for messages.
+        """`name` is the target, for messages; `lock` is what clients of a port take turns by.
 
         Without `hello` the peer may be any Connect server over HTTP/1.1; its replies come in the order of the requests.
         """
@@ -83,6 +93,7 @@ class Channel:
             write_timeout=self.options.write_timeout,
             hello=hello,
             limits=Limits(max_body=self.options.max_response_size),
+            lock=lock,
         )
 
     # -- for callers
@@ -109,18 +120,25 @@ class Channel:
     ) -> Response:
         """One plain HTTP exchange, for REST routes. Any HTTP status is a result.
 
-        Raises RpcError when no response came. `retry_safe`: the request may be sent again when it is not known whether
-        it ran.
+        Raises RpcError when no response came. `retry_safe`: the request may take effect twice, if it is not known
+        whether it did.
         """
         idempotency = Idempotency.IDEMPOTENT if retry_safe else Idempotency.UNKNOWN
         deadline = self.deadline(timeout)
+        effect = self.effect(idempotency)
+
+        def decode(response: Response) -> tuple[Response, Metadata, Metadata]:
+            if says_not_run(response.status, response.headers):
+                raise _NotRun(response)
+            return response, (), ()
 
         def attempt() -> Response:
-            return self.start(
-                method, target, list(headers), body, deadline, lambda response: (response, (), ())
-            ).result()
+            return self.start(method, target, list(headers), body, deadline, decode, effect).result()
 
-        return self.retry.run(attempt, idempotency, deadline)
+        try:
+            return self.retry.run(attempt, retry_safe or effect is not None, deadline)
+        except _NotRun as last:
+            return last.response
 
     def connect(self, timeout: float | None = None) -> None:
         """Connect now, rather than at the first call. Raises RpcError."""
@@ -144,6 +162,10 @@ class Channel:
         """The deadline of a call that asks for `timeout`."""
         return Deadline(self.options.read_timeout if timeout is None else timeout)
 
+    def effect(self, idempotency: Idempotency) -> Effect | None:
+        """What makes a call of such a method take effect once; None where that is not needed, or the peer cannot."""
+        return None if idempotency.retry_safe or self._in_order else Effect()
+
     def start(
         self,
         method: str,
@@ -152,6 +174,7 @@ class Channel:
         body: bytes,
         deadline: Deadline,
         decode: Callable[[Response], tuple[Res, Metadata, Metadata]],
+        effect: Effect | None = None,
     ) -> CallFuture[Res]:
         """Send one request; its future. Whatever fails, fails the future."""
         request_id = secrets.token_hex(8)
@@ -159,30 +182,19 @@ class Channel:
         if deadline.expired:
             call.expire()
             return call
-        request = Request(method, target, Headers([("host", "guest"), (REQUEST_ID, request_id), *headers]), body)
+        headers = [("host", "guest"), (REQUEST_ID, request_id), *headers]
         try:
-            sessions = 0
-            while True:
-                session = self._link.connect(deadline)
-                sessions += 1
-                if session.peer is not None and len(body) > session.peer.max_request_size:
-                    raise RpcError(
-                        Code.RESOURCE_EXHAUSTED,
-                        f"the request has {len(body)} bytes, the guest takes at most {session.peer.max_request_size}; "
-                        "send it in chunks, or raise server.max_request_size in the guest's configuration",
-                        reason="TOO_LARGE",
-                    )
-                call.session = session
-                try:
-                    self._link.send(session, request, deadline, lambda: self._pending.add(call))
+            for _ in range(_MAX_SESSIONS):
+                session = self._session_for(target, len(body), deadline, effect)
+                fields = headers if effect is None else [*headers, *effect.headers()]
+                if self._send(call, session, Request(method, target, Headers(fields), body), effect):
                     return call
-                except SessionOver:
-                    if sessions == _MAX_SESSIONS:
-                        raise session.failure or RpcError(
-                            Code.UNAVAILABLE,
-                            f"{self.name}: the connection ends whenever it is made",
-                            reason="CONNECTION_LOST",
-                        ) from None
+            raise session.failure or RpcError(
+                Code.UNAVAILABLE,
+                f"{self.name}: the connection ends whenever it is made",
+                reason="CONNECTION_LOST",
+                not_run=True,
+            )
         except RpcError as error:
             call.fail(error)
             return call
@@ -190,7 +202,59 @@ class Channel:
             call.cancel()
             raise
 
-    # -- for the link (LinkOwner)
+    def _session_for(self, target: str, size: int, deadline: Deadline, effect: Effect | None) -> Session:
+        """A session in which a request of `size` bytes may be sent. Raises RpcError."""
+        while True:
+            try:
+                session = self._link.connect(deadline)
+            except RpcError as error:
+                if effect is None or effect.instance is None:
+                    raise
+                raise outcome_unknown(
+                    f"{target}: the link was lost after the call was sent ({error.details()})"
+                ) from error
+            if session.peer is None:
+                return session
+            if size > session.peer.max_request_size:
+                raise RpcError(
+                    Code.RESOURCE_EXHAUSTED,
+                    f"the request has {size} bytes, the guest takes at most {session.peer.max_request_size}; "
+                    "send it in chunks, or raise server.max_request_size in the guest's configuration",
+                    reason="TOO_LARGE",
+                    not_run=True,
+                )
+            if effect is None:
+                return session
+            if effect.instance not in (None, session.peer.instance):
+                raise outcome_unknown(f"{target}: the guest's daemon was restarted after the call was sent")
+            if session.lives(deadline):
+                return session
+            session.end()
+
+    def _send(self, call: CallFuture[Any], session: Session, request: Request, effect: Effect | None) -> bool:
+        """Send a call's request; False where the session had ended before. Raises RpcError."""
+        first = effect is not None and effect.instance is None
+
+        def expect() -> None:
+            call.session, call.sending = session, True
+            if effect is not None and session.peer is not None:
+                effect.sent(session.peer.instance)
+            self._pending.add(call)
+
+        try:
+            self._link.send(session, request, call.deadline, expect)
+        except SessionOver:
+            return False
+        except BaseException:
+            if effect is not None and first:
+                effect.not_sent()
+            raise
+        call.sending = False
+        if session.over:  # on_lost may have left the call to us
+            call.fail(session.failure or lost(self.name, "the session was ended"))
+        return True
+
+    # -- for the session (SessionOwner)
 
     def on_response(self, session: Session, response: Response) -> None:
         if self._in_order:
@@ -205,18 +269,34 @@ class Channel:
 
     def _forget(self, request_id: str) -> None:
         call = self._pending.take(request_id)
-        if call is not None and self._in_order and isinstance(call.session, Session):
+        if call is None or not isinstance(call.session, Session):
+            return
+        if self._in_order:
             # Its reply may still come, and would be taken for the next call's.
             call.session.end()
+        elif not call.session.over:
+            call.session.cancel(request_id)
 
-    def on_tick(self) -> None:
+    def on_tick(self, session: Session) -> bool:
         for call in self._pending.all():
             call.expire()
+        busy = any(call.session is session for call in self._pending.all())
+        if not busy:
+            self._link.yield_turn(session)
+        return busy
 
     def on_lost(self, session: Session, error: RpcError) -> None:
         for call in self._pending.all():
-            if call.session is session:
+            if call.session is session and not call.sending:
                 call.fail(error)
+
+
+class _NotRun(RpcError):
+    """A reply that says that the request did nothing, by way of the retry policy."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(Code.UNAVAILABLE, f"HTTP status {response.status}", not_run=True)
+        self.response = response
 
 
 def connect(target: str, options: ChannelOptions | None = None) -> Channel:
@@ -225,4 +305,6 @@ def connect(target: str, options: ChannelOptions | None = None) -> Channel:
     Connects at the first call. Raises ValueError for a target that is none.
     """
     name, connect_transport = connector(target)
-    return Channel(name, connect_transport, options)
+    path = socket_path(target)
+    lock = None if path is None else PortLock(path, options.lock_dir if options else None)
+    return Channel(name, connect_transport, options, lock=lock)

@@ -19,6 +19,7 @@ from vsrpc.wire import Buffer, Headers
 TIMEOUT = "connect-timeout-ms"
 PROTOCOL_VERSION = "connect-protocol-version"
 TRAILER_PREFIX = "trailer-"
+RETRY_AFTER = "retry-after"
 
 _TIMEOUT_DIGITS = re.compile(r"[0-9]{1,10}\Z")
 
@@ -93,7 +94,19 @@ def parse_error(status: int, headers: Headers, body: Buffer) -> RpcError:
         elif isinstance(named, str):
             message = ""
         details = list(_parse_details(value.get("details")))
-    return RpcError(code, message, error_details=details, initial_metadata=initial, trailing_metadata=trailing)
+    return RpcError(
+        code,
+        message,
+        error_details=details,
+        initial_metadata=initial,
+        trailing_metadata=trailing,
+        not_run=says_not_run(status, headers),
+    )
+
+
+def says_not_run(status: int, headers: Headers) -> bool:
+    """Whether a reply says that the request did nothing and may be sent again (RFC 9110 10.2.3)."""
+    return status in (429, 503) and RETRY_AFTER in headers
 
 
 def _json_object(headers: Headers, body: Buffer) -> Mapping[str, Any] | None:

@@ -25,7 +25,8 @@ class RpcError(Exception):
     """A call that ended with a status other than OK.
 
     `reason` is the short name of a numeric error code of the schema (for example "FILE_NOT_FOUND"), or "" where only
-    the status is known; `data` holds facts about the error as text (path, limit …).
+    the status is known; `data` holds facts about the error as text (path, limit …). `not_run`: the call surely did
+    nothing, so that it may be made again whatever it is.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class RpcError(Exception):
         error_details: Sequence[ErrorDetail] = (),
         initial_metadata: Metadata = (),
         trailing_metadata: Metadata = (),
+        not_run: bool = False,
     ) -> None:
         super().__init__(code, details)
         self._code = code
@@ -45,6 +47,7 @@ class RpcError(Exception):
         self.reason = reason
         self.data: Mapping[str, str] = {key: _utf8(value) for key, value in (data or {}).items()}
         self.error_details: tuple[ErrorDetail, ...] = tuple(error_details)
+        self.not_run = not_run
         self._initial_metadata = initial_metadata
         self._trailing_metadata = trailing_metadata
 
@@ -66,6 +69,13 @@ class RpcError(Exception):
 
     def __str__(self) -> str:
         return f"{self._code.name}: {self._details}"
+
+
+def outcome_unknown(message: str) -> RpcError:
+    """What a call ends with that may have taken effect and must not be made again."""
+    return RpcError(
+        Code.UNKNOWN, f"{message}; look at what it should have done before you call again", reason="OUTCOME_UNKNOWN"
+    )
 
 
 def _utf8(text: str) -> str:

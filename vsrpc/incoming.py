@@ -14,11 +14,20 @@ from typing import TYPE_CHECKING, Any, Sequence
 from vsrpc import codec, connect_unary
 from vsrpc.context import ServicerContext
 from vsrpc.deadline import Deadline
-from vsrpc.errors import RpcError
+from vsrpc.errors import RpcError, outcome_unknown
 from vsrpc.hello import REQUEST_ID
 from vsrpc.metadata import from_headers
 from vsrpc.status import Code
 from vsrpc.wire import Buffer, Headers, Refused, Request, Response
+
+IDEMPOTENCY_KEY = "idempotency-key"
+"""Names one intended effect: repeated calls with the same key take effect once."""
+
+RETRY_AGE = "vsrpc-retry-age-ms"
+"""How long ago the call was first sent with its key."""
+
+INSTANCE = "vsrpc-instance"
+"""The daemon's lifetime in which it was; the memory of calls is not longer."""
 
 if TYPE_CHECKING:
     from vsrpc.dispatcher import Dispatcher
@@ -27,6 +36,11 @@ _log = logging.getLogger(__name__)
 
 # A request id is echoed in a header and written to logs; one that is not of this shape is replaced.
 _REQUEST_ID = re.compile(r"[!-~]{1,128}\Z")
+
+_AGE = re.compile(r"[0-9]{1,12}\Z")
+
+NOT_RUN = (connect_unary.RETRY_AFTER, "1")
+"""RFC 9110 10.2.3, in seconds: on responses to requests that did nothing."""
 
 
 class IncomingCall:
@@ -40,6 +54,7 @@ class IncomingCall:
         given = request.headers.get(REQUEST_ID)
         self.request_id = given if given is not None and _REQUEST_ID.match(given) else secrets.token_hex(8)
         self.is_rpc = dispatcher.is_rpc(self.path)
+        self.idempotency_key = request.headers.get(IDEMPOTENCY_KEY, "")
         self.reached_servicer = False
         self._started = time.monotonic()
         self.context = ServicerContext(self.path, self.request_id, Deadline(None), from_headers(request.headers), peer)
@@ -49,6 +64,23 @@ class IncomingCall:
         except RpcError as error:
             seconds, self._bad_timeout = None, error
         self.context.set_deadline(seconds, dispatcher.request_timeout)
+
+    @property
+    def retry_age(self) -> float | None:
+        """Seconds since the call was first sent; None where this is the first time."""
+        value = self.request.headers.get(RETRY_AGE, "")
+        return int(value) / 1000 if _AGE.match(value) else None
+
+    def check_key(self, instance: str) -> None:
+        """Raises RpcError for a key that is none, or that another lifetime of the daemon than `instance` has seen."""
+        if not _REQUEST_ID.match(self.idempotency_key):
+            raise RpcError(
+                Code.INVALID_ARGUMENT,
+                f"Idempotency-Key {self.idempotency_key!r} is not 1 to 128 visible ASCII characters",
+                reason="INVALID_PARAMS",
+            )
+        if self.request.headers.get(INSTANCE, instance) != instance:
+            raise outcome_unknown(f"{self.path}: the guest's daemon was restarted since the call was first sent")
 
     def run(self) -> Response:
         """Serve the request; every failure becomes a response."""
@@ -85,6 +117,16 @@ class IncomingCall:
         return RpcError(
             Code.DEADLINE_EXCEEDED, f"{self.path} did not end within its deadline", reason="DEADLINE_EXCEEDED"
         )
+
+    def repeat(self, response: Response) -> Response:
+        """The response of the call that this one repeats, as the response to this one."""
+        headers = [(name, value) for name, value in response.headers if name != REQUEST_ID]
+        return Response(response.status, Headers([*headers, (REQUEST_ID, self.request_id)]), response.body)
+
+    def not_run(self, error: RpcError) -> Response:
+        """The response for an error of a request that did nothing: it may be sent again, whatever it asks for."""
+        response = self.fail(error)
+        return Response(response.status, Headers([*response.headers, NOT_RUN]), response.body)
 
     def fail(self, error: RpcError) -> Response:
         """The response for an error, in the form of the door that the request came through."""

@@ -8,6 +8,7 @@ from typing import Any, Callable, Protocol
 from vsrpc.context import ServicerContext
 from vsrpc.metadata import Metadata
 from vsrpc.method import Idempotency
+from vsrpc.retry import Effect
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class CallDetails:
     timeout: float | None
     metadata: Metadata
     idempotency: Idempotency = Idempotency.UNKNOWN
+    effect: Effect | None = None
+    """The same for all attempts of one call that must not take effect twice; to be left as it is."""
 
 
 class ClientInterceptor(Protocol):

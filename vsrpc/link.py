@@ -1,72 +1,49 @@
-"""The link: a session with a server, over a transport that is made anew when it was lost.
+"""The link: a session with a server that is made anew whenever it was lost.
 
-It connects when first needed, says hello, sends requests, and hands what comes back to its owner. It knows HTTP
-messages; nothing of calls, codecs or protobuf. Failures are RpcError: the one place where a transport's and the
-wire's exceptions become statuses.
+It takes its turn at the port, connects when first needed, synchronises and says hello, sends requests, and hands what
+comes back to its owner. It knows HTTP messages; nothing of calls, codecs or protobuf. Failures are RpcError: the one
+place where a transport's and the wire's exceptions become statuses.
 """
 
 from __future__ import annotations
 
-import secrets
+import logging
 import threading
 import time
 from contextlib import contextmanager
-from typing import Callable, Iterator, NoReturn, Protocol
+from typing import Callable, Iterator, NoReturn
 
+from vsrpc.client_session import NotAtBoundary, Session, SessionOver, SessionOwner, lost
 from vsrpc.deadline import Deadline
 from vsrpc.errors import RpcError
-from vsrpc.hello import REQUEST_ID, Peer, WrongPeer, hello_request, parse_hello
+from vsrpc.hello import WrongPeer
+from vsrpc.port_lock import LockUnusable, PortBusy, PortLock
 from vsrpc.status import Code
-from vsrpc.transports import (
-    ConnectFailed,
-    Connector,
-    Transport,
-    TransportClosed,
-    TransportError,
-    TransportTimeout,
-)
-from vsrpc.wire import (
-    BodyTooLarge,
-    ClientConnection,
-    Limits,
-    LocalProtocolError,
-    RemoteProtocolError,
-    Request,
-    Response,
-)
+from vsrpc.transports import ConnectFailed, Connector, TransportClosed, TransportError, TransportTimeout
+from vsrpc.wire import ClientConnection, Limits, LocalProtocolError, RemoteProtocolError, Request
 
-# A hello can be lost in what a killed client left half sent; connecting again ends that client's session for
-# the server too. So a silent hello is given up after this many seconds at most, the next after twice as many, and so on
-# within the time for connecting: a guest that is slow, or about to boot, is given its time as well.
+_log = logging.getLogger(__name__)
+
+# A hello that nobody answers is given up after this many seconds at most, the next after twice as many, and so on up to
+# the longest, within the time for connecting: a guest that is slow, or about to boot, is given its time; and connecting
+# again frees a port that a client has blocked by leaving it while the VM was paused.
 _FIRST_WINDOW = 1.0
+_LONGEST_WINDOW = 8.0
 
-# What comes in place of the reply to a hello may be half a reply to somebody who left before us: once, but not again.
+# Silence after words that are no guest's may be the end of a reply to somebody who left before us: once, but not again.
 _WRONG_ANSWERS = 2
 
 # Between two attempts, in seconds: a guest sees that its port's client has left only if the next one does not come at
-# once (it takes some 2 ms), and until then it drops what we say as the rest of what it did not understand.
-_LEAVE_TIME = 0.05
+# once (it takes some 2 ms).
+_LEAVE_TIME = 0.02
 
-# How often the owner may look at its calls' deadlines, in seconds. Whoever waits for a call sees its deadline
-# exactly; this is for calls that nobody waits for.
-_TICK = 0.5
+# After so many seconds of waiting for the port, its holder is named in the log.
+_PATIENCE = 1.0
 
-
-class SessionOver(Exception):
-    """The session ended before anything of the request was sent: connect() makes a new one."""
-
-
-class LinkOwner(Protocol):
-    """Who uses a link; called from the session's receiving thread."""
-
-    def on_response(self, session: Session, response: Response) -> None:
-        """A complete response came."""
-
-    def on_tick(self) -> None:
-        """Some time has passed."""
-
-    def on_lost(self, session: Session, error: RpcError) -> None:
-        """The session is over; no response to what was sent in it will come."""
+# What a UNIX socket takes unread: the sender's buffer (unix(7), SO_SNDBUF), of which the kernel's own data use some.
+_SOCKET_BUFFER_FILE = "/proc/sys/net/core/wmem_default"
+_SOCKET_BUFFER = 212992
+_USABLE = 0.8
 
 
 class Link:
@@ -76,13 +53,15 @@ class Link:
         self,
         name: str,
         connect: Connector,
-        owner: LinkOwner,
+        owner: SessionOwner,
         *,
         connect_timeout: float,
         write_timeout: float,
         hello: bool = True,
         limits: Limits | None = None,
+        lock: PortLock | None = None,
     ) -> None:
+        """`lock`: our turn at a port, which the link holds while it has a session there."""
         self._name = name
         self._connect = connect
         self._owner = owner
@@ -90,29 +69,40 @@ class Link:
         self._write_timeout = write_timeout
         self._hello = hello
         self._limits = limits or Limits()
-        self._lock = threading.Lock()  # connecting, and what the session is
+        self._port_lock = lock
+        self._lock = threading.Lock()  # connecting, what the session is, and the port's lock
         self._session: Session | None = None
+        self._attempt: Session | None = None  # what connects now
+        self._had_session = False
         self._closed = False
 
     def connect(self, deadline: Deadline) -> Session:
         """The session, connecting and saying hello if need be.
 
-        Raises RpcError: UNAVAILABLE (CONNECTION_REFUSED, CONNECTION_LOST), DEADLINE_EXCEEDED (READ_TIMEOUT), INTERNAL
+        A link that never had one gives up after the time for connecting, one that lost it at the deadline. Raises
+        RpcError: UNAVAILABLE (CONNECTION_REFUSED, CONNECTION_LOST), DEADLINE_EXCEEDED (READ_TIMEOUT), INTERNAL
         (PROTOCOL_ERROR), CANCELLED after close().
         """
         with _held(self._lock, deadline, f"{self._name}: another call is still connecting", "READ_TIMEOUT"):
-            if self._closed:
-                raise RpcError(Code.CANCELLED, f"{self._name}: the channel is closed", reason="CANCELLED")
+            self._check_closed()
             if self._session is None or self._session.over:
-                self._session = self._open(deadline.sooner(self._connect_timeout))
+                self._take_turn(deadline)
+                try:
+                    limit = None if self._had_session else self._connect_timeout
+                    self._session = self._open(deadline.sooner(limit))
+                finally:
+                    self._attempt = None
+                    self._give_up_unused_turn()
+                self._had_session = True
                 self._session.start()
+                self._check_closed()
             return self._session
 
     def send(self, session: Session, request: Request, deadline: Deadline, expect: Callable[[], object]) -> None:
         """Send one request in a session that connect() gave; `expect` is called before, in the order of sending.
 
-        Raises SessionOver; RpcError: UNAVAILABLE (CONNECTION_LOST), DEADLINE_EXCEEDED (WRITE_TIMEOUT),
-        INVALID_ARGUMENT for a request that no HTTP message can carry.
+        Raises SessionOver; RpcError: UNAVAILABLE (CONNECTION_LOST), DEADLINE_EXCEEDED (WRITE_TIMEOUT), both of requests
+        that are not all sent and so take no effect; INVALID_ARGUMENT for a request that no HTTP message can carry.
         """
         try:
             buffers = session.connection.send(request)
@@ -121,155 +111,166 @@ class Link:
                 Code.INVALID_ARGUMENT, f"the request cannot be sent: {error}", reason="INVALID_PARAMS"
             ) from error
         deadline = deadline.sooner(self._write_timeout)
-        with _held(session.send_lock, deadline, f"{self._name}: another request is still being sent", "WRITE_TIMEOUT"):
-            if session.over:
-                raise SessionOver
-            expect()
-            try:
-                session.transport.send(buffers, deadline.remaining())
-            except TransportError as error:
-                # Part of the request may be on its way: nothing else can follow it.
+        try:
+            what = f"{self._name}: another request is still being sent"
+            with _held(session.send_lock, deadline, what, "WRITE_TIMEOUT"):
+                if session.over:
+                    raise SessionOver
+                expect()
+                session.send(buffers, deadline)
+        except TransportTimeout as error:
+            raise RpcError(
+                Code.DEADLINE_EXCEEDED,
+                f"{error}: the request could not be sent",
+                reason="WRITE_TIMEOUT",
+                not_run=True,
+            ) from error
+        except TransportError as error:
+            message = f"{self._name}: the link was lost ({error}) before the request was sent"
+            raise RpcError(Code.UNAVAILABLE, message, reason="CONNECTION_LOST", not_run=True) from error
+        finally:
+            session.flush()
+
+    def yield_turn(self, session: Session) -> None:
+        """Let others have the port, if they wait and the session has nothing to do; called when no call waits."""
+        if self._port_lock is None or not self._lock.acquire(blocking=False):
+            return
+        try:
+            if session is self._session and self._port_lock.held and self._port_lock.wanted():
                 session.end()
-                if not isinstance(error, TransportTimeout):
-                    raise _lost(self._name, str(error)) from error
-                raise RpcError(
-                    Code.DEADLINE_EXCEEDED, f"{error}: the request could not be sent", reason="WRITE_TIMEOUT"
-                ) from error
+                self._port_lock.release()
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """End the session; connecting again is refused."""
+        self._closed = True
+        attempt = self._attempt
+        if attempt is not None:
+            attempt.end()
         with self._lock:
-            self._closed = True
             session = self._session
+            if session is not None:
+                session.end()
+            if self._port_lock is not None:
+                self._port_lock.release()
         if session is not None:
-            session.end()
             session.join()
 
+    def _check_closed(self) -> None:
+        if self._closed:
+            if self._session is not None:
+                self._session.end()
+            raise RpcError(Code.CANCELLED, f"{self._name}: the channel is closed", reason="CANCELLED")
+
+    # -- taking turns
+
+    def _take_turn(self, deadline: Deadline) -> None:
+        lock = self._port_lock
+        if lock is None or lock.held:
+            return
+        patience = Deadline(_PATIENCE)
+        try:
+            while True:
+                # In short waits, so that close() is noticed.
+                try:
+                    if lock.acquire(deadline.sooner(_PATIENCE)):
+                        return
+                except PortBusy:
+                    if deadline.expired:
+                        raise
+                self._check_closed()
+                if patience.expired:
+                    _log.warning("%s: waiting for the port, which is held by %s", self._name, lock.holder())
+                    patience = Deadline(None)
+                if deadline.expired:
+                    raise PortBusy(f"the port is held by {lock.holder()}")
+        except PortBusy as error:
+            raise RpcError(
+                Code.DEADLINE_EXCEEDED,
+                f"{self._name}: {error}; wait until it ends, or give the call more time",
+                reason="READ_TIMEOUT",
+                not_run=True,
+            ) from error
+        except LockUnusable as error:
+            raise RpcError(Code.UNAVAILABLE, f"{self._name}: {error}", reason="CONNECTION_REFUSED") from error
+
+    def _give_up_unused_turn(self) -> None:
+        """Where no session came, or none that keeps others out, they need not wait for us."""
+        session = self._session
+        if self._port_lock is None or not self._port_lock.held:
+            return
+        if session is None or session.over or session.peer is None or not session.peer.window:
+            self._port_lock.release()
+
+    # -- connecting
+
     def _open(self, deadline: Deadline) -> Session:
-        remaining = deadline.remaining()
-        window = _FIRST_WINDOW if remaining is None else min(_FIRST_WINDOW, remaining / 2)
+        window = _FIRST_WINDOW
         wrong_answers = 0
         while True:
+            self._check_closed()
             try:
                 transport = self._connect(deadline.remaining())
             except ConnectFailed as error:
-                raise RpcError(Code.UNAVAILABLE, str(error), reason="CONNECTION_REFUSED") from error
-            session = Session(transport, ClientConnection(self._limits), self._owner, self._name)
+                raise RpcError(Code.UNAVAILABLE, str(error), reason="CONNECTION_REFUSED", not_run=True) from error
+            session = self._attempt = Session(transport, ClientConnection(self._limits), self._owner, self._name)
             try:
                 if self._hello:
-                    session.say_hello(deadline.sooner(window))
+                    remaining = deadline.remaining()
+                    # At least two attempts, since what one says may be lost.
+                    half = window if remaining is None else min(window, max(remaining / 2, 0.05))
+                    session.greet(_socket_window(), deadline.sooner(half))
                 return session
+            except NotAtBoundary as error:
+                transport.close()
+                if deadline.expired:
+                    self._raise_no_hello(session, error)
             except (TransportError, RemoteProtocolError, WrongPeer) as error:
                 transport.close()
-                wrong_answers += not isinstance(error, TransportTimeout)
-                if deadline.expired or wrong_answers == _WRONG_ANSWERS:
-                    self._raise_no_hello(error)
-                window *= 2
-                time.sleep(_LEAVE_TIME)
+                # What has echoed our own nonce is what it is.
+                wrong_answers += bool(session.heard) or isinstance(error, TransportClosed)
+                if deadline.expired or wrong_answers == _WRONG_ANSWERS or isinstance(error, WrongPeer):
+                    self._raise_no_hello(session, error)
+                window = min(2 * window, _LONGEST_WINDOW)
             except BaseException:
                 transport.close()
                 raise
+            time.sleep(_LEAVE_TIME)
 
-    def _raise_no_hello(self, error: Exception) -> NoReturn:
-        if isinstance(error, TransportTimeout):
-            raise RpcError(
-                Code.DEADLINE_EXCEEDED,
-                f"{self._name}: connected, but nobody answers: the guest may still boot, its vsrpc-guest daemon may "
-                "not run, or another client holds the port",
-                reason="READ_TIMEOUT",
-            ) from error
-        if isinstance(error, TransportClosed):
-            raise RpcError(
-                Code.UNAVAILABLE, f"{self._name}: the connection was closed before the hello", reason="CONNECTION_LOST"
-            ) from error
+    def _raise_no_hello(self, session: Session, error: Exception) -> NoReturn:
+        self._check_closed()
+        what = str(error)
+        if not isinstance(error, (WrongPeer, RemoteProtocolError)):
+            if not session.heard or isinstance(error, NotAtBoundary):
+                if isinstance(error, TransportClosed):
+                    message = f"{self._name}: the connection was closed before the hello"
+                    raise RpcError(Code.UNAVAILABLE, message, reason="CONNECTION_REFUSED", not_run=True) from error
+                raise RpcError(
+                    Code.DEADLINE_EXCEEDED,
+                    f"{self._name}: connected, but nobody answers: the guest may still boot, its vsrpc-guest daemon "
+                    "may not run, or a client that takes no turns holds the port",
+                    reason="READ_TIMEOUT",
+                    not_run=True,
+                ) from error
+            what = f"it said {session.heard[:60].decode('latin-1')!r}"
         raise RpcError(
             Code.INTERNAL,
-            f"{self._name}: what answers there is not a vsrpc guest that this client can talk to: {error}; check the "
+            f"{self._name}: what answers there is not a vsrpc guest that this client can talk to: {what}; check the "
             "socket's path and the versions of both ends",
             reason="PROTOCOL_ERROR",
+            not_run=True,
         ) from error
 
 
-class Session:
-    """One transport's lifetime, with the thread that receives from it.
-
-    `peer` is what the server said of itself; None where no hello is spoken.
-    """
-
-    def __init__(self, transport: Transport, connection: ClientConnection, owner: LinkOwner, name: str) -> None:
-        self.transport = transport
-        self.connection = connection
-        self.peer: Peer | None = None
-        self.over = False
-        self.failure: RpcError | None = None  # why it is over, unless this end ended it
-        self.send_lock = threading.Lock()
-        self._owner = owner
-        self._name = name
-        self._thread = threading.Thread(target=self._receive, name="vsrpc-link", daemon=True)
-
-    def say_hello(self, deadline: Deadline) -> None:
-        """The first exchange. Raises TransportError, RemoteProtocolError, WrongPeer."""
-        request_id = secrets.token_hex(8)
-        self.transport.send(self.connection.send(hello_request(request_id)), deadline.remaining())
-        while True:
-            response = self._next_response(deadline)
-            # A reply to somebody who left before us may come first. Only a server that knows no hello would
-            # leave out the id, and parse_hello says so.
-            if response.headers.get(REQUEST_ID) in (request_id, None):
-                self.peer = parse_hello(response)
-                return
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def join(self) -> None:
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join()
-
-    def end(self) -> None:
-        self.over = True
-        self.transport.close()
-
-    def _next_response(self, deadline: Deadline) -> Response:
-        while True:
-            event = self.connection.next_event()
-            if event is not None:
-                return event
-            count = self.transport.recv_into(self.connection.get_buffer(), deadline.remaining())
-            if not count:
-                raise TransportClosed(f"{self._name}: closed by the other end")
-            self.connection.buffer_updated(count)
-
-    def _receive(self) -> None:
-        tick = Deadline(_TICK)
-        try:
-            while True:
-                try:
-                    response: Response | None = self._next_response(tick)
-                except TransportTimeout:
-                    response = None
-                if tick.expired:
-                    self._owner.on_tick()
-                    tick = Deadline(_TICK)
-                if response is not None:
-                    self._owner.on_response(self, response)
-        except TransportError as error:
-            failure = _lost(self._name, str(error))
-        except BodyTooLarge as error:
-            failure = RpcError(
-                Code.RESOURCE_EXHAUSTED, f"{self._name}: the reply is too large: {error}", reason="TOO_LARGE"
-            )
-        except RemoteProtocolError as error:
-            failure = RpcError(
-                Code.INTERNAL, f"{self._name}: the reply breaks the protocol: {error}", reason="PROTOCOL_ERROR"
-            )
-        except BaseException as error:
-            failure = RpcError(Code.INTERNAL, f"{self._name}: {error!r}", reason="INTERNAL_ERROR")
-            raise
-        finally:
-            self.failure = failure
-            self.end()
-            self._owner.on_lost(self, failure)
+def _socket_window() -> int:
+    """How many bytes may be on their way to us unread, so that they all fit our socket."""
+    try:
+        with open(_SOCKET_BUFFER_FILE, encoding="ascii") as file:
+            size = int(file.read())
+    except (OSError, ValueError):
+        size = _SOCKET_BUFFER
+    return int(size * _USABLE)
 
 
 @contextmanager
@@ -277,16 +278,11 @@ def _held(lock: threading.Lock, deadline: Deadline, what: str, reason: str) -> I
     """Hold a lock; RpcError DEADLINE_EXCEEDED when it cannot be had in time."""
     remaining = deadline.remaining()
     if not lock.acquire(timeout=-1 if remaining is None else remaining):
-        raise RpcError(Code.DEADLINE_EXCEEDED, what, reason=reason)
+        raise RpcError(Code.DEADLINE_EXCEEDED, what, reason=reason, not_run=True)
     try:
         yield
     finally:
         lock.release()
 
 
-def _lost(name: str, cause: str) -> RpcError:
-    return RpcError(
-        Code.UNAVAILABLE,
-        f"{name}: the link was lost ({cause}); whether the call took effect is not known",
-        reason="CONNECTION_LOST",
-    )
+__all__ = ["Link", "Session", "SessionOver", "lost"]

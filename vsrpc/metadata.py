@@ -29,6 +29,7 @@ _RESERVED = frozenset(
         "content-type",
         "expect",
         "host",
+        "idempotency-key",
         "te",
         "trailer",
         "transfer-encoding",

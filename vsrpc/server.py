@@ -1,6 +1,7 @@
 """The server: lets peers in, and runs their requests on a pool of workers.
 
-Each peer has a session (server_session.py), which reads its requests and sends the responses.
+Each peer has a stream (server_stream.py), which reads its requests, and on it a session (server_session.py), or several
+one after another. What becomes of calls that must not run twice is remembered across them (reply_cache.py).
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from vsrpc.dispatcher import Dispatcher
+from vsrpc.errors import RpcError
 from vsrpc.hello import Peer
 from vsrpc.incoming import IncomingCall
+from vsrpc.reply_cache import ReplyCache
 from vsrpc.server_session import ServerSession
+from vsrpc.server_stream import ServerStream
+from vsrpc.status import Code
 from vsrpc.transports import Listener, TransportClosed
 
 _log = logging.getLogger(__name__)
@@ -31,6 +36,7 @@ class Server:
         queue: int = 128,
         stall_timeout: float = 15.0,
         write_timeout: float = 30.0,
+        replies: ReplyCache | None = None,
     ) -> None:
         """`workers` requests run at a time and `queue` more wait; what comes on top is refused at once.
 
@@ -39,11 +45,12 @@ class Server:
         self.dispatcher = dispatcher
         self.stall_timeout = stall_timeout
         self.write_timeout = write_timeout
+        self.replies = replies or ReplyCache()
         self.me = Peer(secrets.token_hex(16), agent, dispatcher.max_request_size)
         self._slots = threading.BoundedSemaphore(workers + queue)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="vsrpc-worker")
         self._lock = threading.Lock()
-        self._sessions: set[ServerSession] = set()
+        self._streams: set[ServerStream] = set()
         self._listeners: set[Listener] = set()
         self._stopping = False
 
@@ -55,13 +62,13 @@ class Server:
             self._listeners.add(listener)
         try:
             while True:
-                session = ServerSession(self, listener.accept())
+                stream = ServerStream(self, listener.accept())
                 with self._lock:
                     if self._stopping:
-                        session.end()
+                        stream.end()
                         return
-                    self._sessions.add(session)
-                    session.thread.start()
+                    self._streams.add(stream)
+                    stream.thread.start()
         except TransportClosed:
             return
         finally:
@@ -75,37 +82,64 @@ class Server:
         """
         with self._lock:
             self._stopping = True
-            listeners, sessions = list(self._listeners), list(self._sessions)
+            listeners, streams = list(self._listeners), list(self._streams)
         for listener in listeners:
             listener.close()
-        for session in sessions:
-            session.stop()
+        for stream in streams:
+            stream.stop()
+        self.replies.close()
         self._pool.shutdown()
-        for session in sessions:
-            session.thread.join()
+        for stream in streams:
+            stream.thread.join()
 
-    def submit(self, session: ServerSession, call: IncomingCall) -> bool:
-        """Run a call on a worker; False when too much waits already."""
-        if not self._slots.acquire(blocking=False):
-            return False
-        try:
-            self._pool.submit(self._work, session, call)
-        except RuntimeError:  # the pool is shut down
-            self._slots.release()
-            return False
-        return True
+    def submit(self, session: ServerSession, call: IncomingCall) -> None:
+        """Run a call on a worker, unless it must not run; answers it where it does not."""
+        if call.idempotency_key:
+            try:
+                call.check_key(self.me.instance)
+                claim = self.replies.claim(call, session)
+            except RpcError as error:
+                session.finish(call, call.fail(error))
+                return
+            if not isinstance(claim, bool):
+                session.finish(call, call.repeat(claim))
+                return
+            if not claim:
+                return
+        if self._slots.acquire(blocking=False):
+            try:
+                self._pool.submit(self._work, session, call)
+                return
+            except RuntimeError:  # the pool is shut down
+                self._slots.release()
+        if call.idempotency_key:
+            self.replies.forget(call)
+        message = "the guest is busy: too many requests at a time; try again"
+        session.finish(call, call.not_run(RpcError(Code.RESOURCE_EXHAUSTED, message, reason="BUSY")))
 
     def _work(self, session: ServerSession, call: IncomingCall) -> None:
         try:
-            if session.waits_for(call) and not self._stopping:
-                session.finish(call, call.run())
-        except Exception:
-            _log.exception("%s [%s]: no response could be made", call.path, call.request_id)
-            session.finish(call, call.respond(500, [], b""))  # a caller on a port learns nothing from silence
+            if self._stopping or not self._wanted(session, call):
+                return
+            try:
+                response = call.run()
+            except Exception:
+                _log.exception("%s [%s]: no response could be made", call.path, call.request_id)
+                response = call.respond(500, [], b"")  # a caller on a port learns nothing from silence
+            if not call.idempotency_key:
+                session.finish(call, response, wait=True)
+                return
+            waiter = self.replies.ended(call, response)
+            if waiter is not None:
+                waiter[0].finish(waiter[1], waiter[1].repeat(response), wait=True)
         finally:
             self._slots.release()
 
-    def forget(self, session: ServerSession) -> None:
-        """A session has ended."""
+    def _wanted(self, session: ServerSession, call: IncomingCall) -> bool:
+        """Whether somebody waits for a call that is about to run."""
+        return self.replies.awaited(call) if call.idempotency_key else session.waits_for(call)
+
+    def forget(self, stream: ServerStream) -> None:
+        """A stream has ended."""
         with self._lock:
-            self._sessions.discard(session)
+            self._streams.discard(stream)

@@ -17,6 +17,7 @@ from vsrpc.errors import RpcError
 from vsrpc.interceptor import CallDetails
 from vsrpc.metadata import Metadata, to_headers
 from vsrpc.method import Idempotency, MethodDescriptor
+from vsrpc.retry import Effect
 from vsrpc.status import Code
 from vsrpc.wire import Buffer, Response
 
@@ -68,22 +69,28 @@ class UnaryUnaryCallable(Generic[Req, Res]):
         pairs = tuple(metadata or ())
         deadline = self._channel.deadline(timeout)
 
+        effect = self._effect()
+
         def attempt() -> tuple[Res, Call[Res]]:
-            call = self._proceed(CallDetails(self._path, deadline.remaining(), pairs, self._idempotency), request)
+            details = CallDetails(self._path, deadline.remaining(), pairs, self._idempotency, effect)
+            call = self._proceed(details, request)
             try:
                 return call.result(), call
             except BaseException:
                 call.cancel()  # does nothing unless the wait was interrupted, by Ctrl-C say
                 raise
 
-        return self._channel.retry.run(attempt, self._idempotency, deadline)
+        return self._channel.retry.run(attempt, self._idempotency.retry_safe or effect is not None, deadline)
 
     def future(
         self, request: Req | None = None, timeout: float | None = None, metadata: MetadataLike | None = None
     ) -> Call[Res]:
         seconds = self._channel.deadline(timeout).remaining()
-        details = CallDetails(self._path, seconds, tuple(metadata or ()), self._idempotency)
+        details = CallDetails(self._path, seconds, tuple(metadata or ()), self._idempotency, self._effect())
         return cast("Call[Res]", self._proceed(details, request))
+
+    def _effect(self) -> Effect | None:
+        return self._channel.effect(self._idempotency)
 
     def _start(self, details: CallDetails, request: Any) -> CallFuture[Res]:
         deadline = Deadline(details.timeout)
@@ -97,7 +104,7 @@ class UnaryUnaryCallable(Generic[Req, Res]):
         if self._channel.options.compression:
             body = compress(body)
             headers += [("content-encoding", "gzip"), ("accept-encoding", ACCEPTED)]
-        return self._channel.start("POST", details.path, headers, body, deadline, self._decode)
+        return self._channel.start("POST", details.path, headers, body, deadline, self._decode, details.effect)
 
     def _encode(self, request: Any) -> bytes:
         if self._content_type == _JSON and self._method is not None:

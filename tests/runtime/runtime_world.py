@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 from typing import Any, Callable, Iterator, Sequence
 
@@ -12,15 +13,26 @@ from guest.errors import ERRORS
 from vsrpc.channel import Channel, ChannelOptions
 from vsrpc.context import ServicerContext
 from vsrpc.dispatcher import Dispatcher
+from vsrpc.hello import hello_request
 from vsrpc.server import Server
-from vsrpc.transports import Transport, TransportClosed, connector
+from vsrpc.transports import Transport, TransportClosed, connector, send_all
 from vsrpc.transports.memory import MemoryListener, MemoryTransport, memory_pair
 from vsrpc.v1.file_vsrpc import FILE_SERVICE
 from vsrpc.v1.shell_pb2 import ExecRequest, ExecResponse
 from vsrpc.v1.shell_vsrpc import SHELL_SERVICE
 from vsrpc.v1.system_pb2 import PingResponse
 from vsrpc.v1.system_vsrpc import SYSTEM_SERVICE
-from vsrpc.wire import ClientConnection, Headers, Limits, Request, Response, ServerConnection
+from vsrpc.wire import (
+    ClientConnection,
+    ClientEvent,
+    Headers,
+    Limits,
+    Request,
+    Response,
+    ServerConnection,
+    Sync,
+    response_sync,
+)
 
 Conversation = Callable[["RawServerSide"], Any]
 
@@ -116,7 +128,7 @@ class RawClient:
         self._connection = ClientConnection(Limits(max_body=64 << 20))
 
     def send(self, data: bytes) -> None:
-        self.transport.send([data], PATIENCE)
+        send_all(self.transport, [data], PATIENCE)
 
     def request(self, method: str, target: str, body: bytes = b"", **headers: str) -> None:
         named = [(name.replace("_", "-"), value) for name, value in headers.items()]
@@ -128,8 +140,21 @@ class RawClient:
         headers = {"content_type": "application/json", **headers}
         self.request("POST", path, json.dumps(fields or {}).encode(), **headers)
 
+    def begin_session(self, window: int = 0) -> Response:
+        """Sync and say hello; the answer to the hello."""
+        nonce = secrets.token_bytes(16)
+        self.send(self._connection.sync(nonce) + b"".join(self._connection.send(hello_request("hello", window))))
+        assert self.event() == Sync(nonce)
+        return self.response()
+
     def response(self) -> Response:
         """The next response."""
+        event = self.event()
+        assert isinstance(event, Response), f"instead of a response came {event}"
+        return event
+
+    def event(self) -> ClientEvent:
+        """The next event."""
         while True:
             event = self._connection.next_event()
             if event is not None:
@@ -182,14 +207,19 @@ class RawServerSide:
 
     def __init__(self, transport: MemoryTransport) -> None:
         self.transport = transport
+        self.nonce = b""
         self._connection = ServerConnection()
 
     def request(self) -> Request | None:
-        """The next request; None when the client has gone."""
+        """The next request; None when the client has gone. Acknowledgements are passed over, a sync is kept in mind."""
         while True:
             event = self._connection.next_event()
             if isinstance(event, Request):
                 return event
+            if isinstance(event, Sync):
+                self.nonce = event.nonce
+            if event is not None:
+                continue
             count = self.transport.recv_into(self._connection.get_buffer(), PATIENCE)
             if not count:
                 return None
@@ -203,7 +233,7 @@ class RawServerSide:
             yield request
 
     def send(self, data: bytes) -> None:
-        self.transport.send([data], PATIENCE)
+        send_all(self.transport, [data], PATIENCE)
 
     def reply(self, request: Request | None, status: int = 200, body: bytes = b"", **headers: str) -> None:
         named = [(name.replace("_", "-"), value) for name, value in headers.items()]
@@ -216,6 +246,7 @@ class RawServerSide:
         request = self.request()
         assert request is not None
         assert request.method == "OPTIONS"
+        self.send(response_sync(self.nonce))
         fields = {"vsrpc_version": "1", "vsrpc_instance": "i", "vsrpc_agent": "raw", "vsrpc_max_request_size": "1000"}
         self.reply(request, **{**fields, **changes})
 

@@ -15,7 +15,6 @@ import vsrpc.deadline
 import vsrpc.retry
 from vsrpc import Channel, ChannelOptions, Code, RpcError
 from vsrpc.deadline import Deadline
-from vsrpc.method import Idempotency
 from vsrpc.retry import RetryPolicy
 from vsrpc.transports import ConnectFailed, connector, listener
 from vsrpc.transports.memory import MemoryListener
@@ -24,6 +23,7 @@ from vsrpc.v1.shell_pb2 import ExecRequest, ExecResponse
 from vsrpc.v1.shell_vsrpc import ShellStub
 from vsrpc.v1.system_pb2 import PingResponse
 from vsrpc.v1.system_vsrpc import SystemStub
+from vsrpc.wire import Request
 
 FAST = ChannelOptions(max_retries=0, connect_timeout=2)
 
@@ -73,33 +73,36 @@ STRANGERS: list[tuple[str, Callable[[RawServerSide], Any], Code, str, str]] = [
         "READ_TIMEOUT",
         "connected, but nobody answers: the",
     ),
-    (
-        "half",
-        says(b"HTTP/1.1 200 OK\r\n"),
-        Code.DEADLINE_EXCEEDED,
-        "READ_TIMEOUT",
-        "connected, but nobody answers: the",
-    ),
-    ("leaves", lambda side: side.request(), Code.UNAVAILABLE, "CONNECTION_LOST", "was closed before the hello"),
+    ("half", says(b"HTTP/1.1 200 OK\r\n"), Code.INTERNAL, "PROTOCOL_ERROR", "it said 'HTTP/1.1 200 OK"),
+    ("leaves", lambda side: side.request(), Code.UNAVAILABLE, "CONNECTION_REFUSED", "was closed before the hello"),
     (
         "garbage",
         says(b"\x00\xff{'exe\n"),
         Code.INTERNAL,
         "PROTOCOL_ERROR",
-        "not a vsrpc guest that this client can talk",
+        r"""not a vsrpc guest that this client can talk to: it said "\x00ÿ{'exe\n";""",
     ),
-    ("ssh", says(b"SSH-2.0-OpenSSH_9.2\r\n"), Code.INTERNAL, "PROTOCOL_ERROR", "is this an HTTP server"),
-    ("agent", says(b'{"QMP": {}}\r\n'), Code.INTERNAL, "PROTOCOL_ERROR", "is this an HTTP server"),
-    ("http/1.0", says(b"HTTP/1.0 200 OK\r\n\r\n"), Code.INTERNAL, "PROTOCOL_ERROR", "only HTTP/1.1 is understood"),
-    ("web", web_server, Code.INTERNAL, "PROTOCOL_ERROR", "HTTP status 404 without a vsrpc version"),
-    ("other web", foreign_web_server, Code.INTERNAL, "PROTOCOL_ERROR", "HTTP status 404 without a vsrpc version"),
+    ("ssh", says(b"SSH-2.0-OpenSSH_9.2\r\n"), Code.INTERNAL, "PROTOCOL_ERROR", "it said 'SSH-2.0-OpenSSH_9.2"),
+    ("agent", says(b'{"QMP": {}}\r\n'), Code.INTERNAL, "PROTOCOL_ERROR", 'it said \'{"QMP": {}}'),
+    ("http/1.0", says(b"HTTP/1.0 200 OK\r\n\r\n"), Code.INTERNAL, "PROTOCOL_ERROR", "it said 'HTTP/1.0 200 OK"),
+    ("web", web_server, Code.INTERNAL, "PROTOCOL_ERROR", "it said 'HTTP/1.1 404 Not Found"),
+    ("other web", foreign_web_server, Code.INTERNAL, "PROTOCOL_ERROR", "it said 'HTTP/1.1 404 Not Found"),
     (
-        "version",
+        "newer",
         hello_with(vsrpc_version="7"),
         Code.INTERNAL,
         "PROTOCOL_ERROR",
-        "it speaks protocol version 7 (raw), this",
+        "it speaks protocol version 7 (raw), this client speaks 1: install a newer vsrpc here",
     ),
+    (
+        "older",
+        hello_with(vsrpc_version="0"),
+        Code.INTERNAL,
+        "PROTOCOL_ERROR",
+        "it speaks protocol version 0 (raw), this client speaks 1: install a newer vsrpc in the guest",
+    ),
+    ("no version", hello_with(vsrpc_version=""), Code.INTERNAL, "PROTOCOL_ERROR", "it speaks protocol version "),
+    ("odd window", hello_with(vsrpc_window="-1"), Code.INTERNAL, "PROTOCOL_ERROR", "no valid window"),
     ("no size", hello_with(vsrpc_max_request_size=""), Code.INTERNAL, "PROTOCOL_ERROR", "no valid size limit: ''"),
     (
         "odd size",
@@ -121,13 +124,15 @@ STRANGERS: list[tuple[str, Callable[[RawServerSide], Any], Code, str, str]] = [
 @pytest.mark.parametrize(("who", "talk", "code", "reason", "message"), STRANGERS, ids=[row[0] for row in STRANGERS])
 def test_who_is_no_guest(who: str, talk: Any, code: Code, reason: str, message: str) -> None:
     server = RawServer(talk)
-    options = ChannelOptions(max_retries=0, connect_timeout=0.2 if reason == "READ_TIMEOUT" else 20)
+    options = ChannelOptions(max_retries=0, connect_timeout=0.4)
     with Channel("unix:/run/port.sock", server.connect, options) as channel, pytest.raises(RpcError) as caught:
         SystemStub(channel).Ping()
     assert (caught.value.code(), caught.value.reason) == (code, reason)
     assert caught.value.details().startswith("unix:/run/port.sock: ")
     assert message in caught.value.details()
-    if reason != "READ_TIMEOUT":  # how often silence is listened to depends on the time
+    if who in ("newer", "older", "no version", "odd window", "no size", "odd size", "vast size"):
+        assert server.connections == 1, "what has echoed our nonce is what it is"
+    elif reason != "READ_TIMEOUT":  # how often silence is listened to depends on the time
         assert server.connections == 2, "one more attempt, and no more"
 
 
@@ -177,15 +182,14 @@ def test_the_guests_hello(make_world: Callable[..., World]) -> None:
     ],
 )
 def test_stale_bytes_before_the_hello_are_healed(stale: bytes) -> None:
-    def first(side: RawServerSide) -> None:
+    def talk(side: RawServerSide) -> None:
         side.send(stale)
-        side.hello()
-        side.until_gone()
+        serve(side)
 
-    server = RawServer(first, serve)
+    server = RawServer(talk)
     with Channel("raw:", server.connect, FAST) as channel:
         assert SystemStub(channel).Ping() == PingResponse()
-    assert server.connections == 2
+    assert server.connections == 1
 
 
 def test_a_whole_reply_to_somebody_else_is_passed_over() -> None:
@@ -333,35 +337,35 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
 LOST = RpcError(Code.UNAVAILABLE, "lost", reason="CONNECTION_LOST")
 AWAY = RpcError(Code.UNAVAILABLE, "the guest is stopping")
-REFUSED = RpcError(Code.UNAVAILABLE, "no such socket", reason="CONNECTION_REFUSED")
-READS = Idempotency.NO_SIDE_EFFECTS
-AGAIN = Idempotency.IDEMPOTENT
-ONCE = Idempotency.UNKNOWN
+REFUSED = RpcError(Code.UNAVAILABLE, "no such socket", reason="CONNECTION_REFUSED", not_run=True)
+BUSY = RpcError(Code.RESOURCE_EXHAUSTED, "too many requests", not_run=True)
 
-RETRIES: list[tuple[RpcError, Idempotency, int, float | None, list[float]]] = [
-    # error, idempotency, retries allowed, seconds until the deadline → pauses made
-    (LOST, READS, 3, None, [1, 2, 4]),
-    (LOST, AGAIN, 3, None, [1, 2, 4]),
-    (AWAY, AGAIN, 1, None, [1]),
-    (LOST, ONCE, 3, None, []),  # it may have run
-    (AWAY, ONCE, 3, None, []),
-    (LOST, READS, 0, None, []),
-    (REFUSED, READS, 3, None, []),  # nobody listens, and will not soon
-    (LOST, READS, 3, 10, [1, 2, 4]),
-    (LOST, READS, 3, 7, [1, 2]),  # the third pause would end at the deadline
-    (LOST, READS, 3, 2.5, [1]),
-    (LOST, READS, 3, 0.5, []),
-    *[(RpcError(code, "no"), READS, 3, None, []) for code in Code if code not in (Code.OK, Code.UNAVAILABLE)],
+RETRIES: list[tuple[RpcError, bool, int, float | None, list[float]]] = [
+    # error, repeatable, retries allowed, seconds until the deadline → pauses made
+    (LOST, True, 3, None, [0, 1, 2]),  # at once: the link is waited for anyway
+    (AWAY, True, 3, None, [1, 2, 4]),
+    (AWAY, True, 1, None, [1]),
+    (LOST, False, 3, None, []),  # it may have run
+    (AWAY, False, 3, None, []),
+    (BUSY, False, 3, None, [1, 2, 4]),  # it has not run
+    (LOST, True, 0, None, []),
+    (REFUSED, True, 3, None, []),  # nobody listens, and will not soon
+    (AWAY, True, 3, 10, [1, 2, 4]),
+    (AWAY, True, 3, 7, [1, 2]),  # the third pause would end at the deadline
+    (AWAY, True, 3, 2.5, [1]),
+    (AWAY, True, 3, 0.5, []),
+    (LOST, True, 3, 0.5, [0]),
+    *[(RpcError(code, "no"), True, 3, None, []) for code in Code if code not in (Code.OK, Code.UNAVAILABLE)],
 ]
 
 
 @pytest.mark.parametrize(
-    ("error", "idempotency", "retries", "seconds", "pauses"),
+    ("error", "repeatable", "retries", "seconds", "pauses"),
     RETRIES,
     ids=lambda value: value.code().name if isinstance(value, RpcError) else None,
 )
 def test_what_is_tried_again(
-    clock: Clock, error: RpcError, idempotency: Idempotency, retries: int, seconds: float | None, pauses: list[float]
+    clock: Clock, error: RpcError, repeatable: bool, retries: int, seconds: float | None, pauses: list[float]
 ) -> None:
     attempts = itertools.count()
 
@@ -370,7 +374,7 @@ def test_what_is_tried_again(
         raise error
 
     with pytest.raises(RpcError) as caught:
-        RetryPolicy(retries, interval=1.0, backoff=2.0).run(attempt, idempotency, Deadline(seconds))
+        RetryPolicy(retries, interval=1.0, backoff=2.0).run(attempt, repeatable, Deadline(seconds))
     assert caught.value is error
     assert clock.slept == pauses
     assert next(attempts) == len(pauses) + 1
@@ -385,8 +389,8 @@ def test_a_retry_that_works(clock: Clock) -> None:
             raise outcome
         return outcome
 
-    assert RetryPolicy().run(attempt, READS, Deadline(None)) == "done"
-    assert clock.slept == [1, 2]
+    assert RetryPolicy().run(attempt, True, Deadline(None)) == "done"
+    assert clock.slept == [0, 1]
 
 
 @pytest.mark.parametrize("how", ["stub", "http"])
@@ -405,22 +409,76 @@ def test_the_channel_retries_what_it_may(how: str) -> None:
     assert server.connections == 3
 
 
-@pytest.mark.parametrize("how", ["stub", "http", "future"])
-def test_the_channel_repeats_nothing_else(how: str) -> None:
+def test_a_future_is_one_attempt() -> None:
     def drop(side: RawServerSide) -> None:
         side.hello()
         side.request()
 
     server = RawServer(drop)
-    with Channel("raw:", server.connect, ChannelOptions(retry_interval=0.001)) as channel:
-        calls: dict[str, Callable[[], Any]] = {
-            "stub": ShellStub(channel).Exec,
-            "http": lambda: channel.http("GET", "/api/v1/ping"),
-            "future": lambda: SystemStub(channel).Ping.future().result(),
-        }
-        with pytest.raises(RpcError, match="not known"):
-            calls[how]()
+    with Channel("raw:", server.connect) as channel, pytest.raises(RpcError, match="not known"):
+        SystemStub(channel).Ping.future().result()
     assert server.connections == 1
+
+
+CALLS: dict[str, Callable[..., Any]] = {
+    "stub": lambda channel, timeout=5: ShellStub(channel).Exec(timeout=timeout),
+    "http": lambda channel, timeout=5: channel.http("POST", "/api/v1/shell/exec", timeout=timeout),
+}
+
+
+@pytest.mark.parametrize("how", CALLS)
+def test_what_must_not_run_twice_is_repeated_with_its_key(how: str) -> None:
+    """To the same instance, which knows whether it has run."""
+    seen: list[tuple[str | None, ...]] = []
+
+    def note(side: RawServerSide) -> Request:
+        side.hello()
+        request = side.request()
+        assert request is not None
+        seen.append(tuple(request.headers.get(name) for name in ("idempotency-key", "vsrpc-instance")))
+        return request
+
+    def answer(side: RawServerSide) -> None:
+        side.reply(note(side), content_type="application/proto")
+        side.until_gone()
+
+    server = RawServer(note, note, answer)
+    with Channel("raw:", server.connect, ChannelOptions(retry_interval=0.001)) as channel:
+        CALLS[how](channel)
+    assert server.connections == 3
+    assert len({key for key, _ in seen}) == 1
+    assert [instance for _, instance in seen] == [None, "i", "i"]
+
+
+@pytest.mark.parametrize("how", CALLS)
+def test_what_must_not_run_twice_is_not_asked_of_another_instance(how: str) -> None:
+    def drop(side: RawServerSide) -> None:
+        side.hello()
+        side.request()
+
+    def other(side: RawServerSide) -> None:
+        side.hello(vsrpc_instance="another")
+        assert side.request() is None
+
+    server = RawServer(drop, other)
+    restarted = pytest.raises(RpcError, match="restarted after the call was sent; look at")
+    with Channel("raw:", server.connect) as channel, restarted as caught:
+        CALLS[how](channel)
+    assert (caught.value.code(), caught.value.reason) == (Code.UNKNOWN, "OUTCOME_UNKNOWN")
+    assert [thread.result() for thread in server.threads] == [None, None]
+
+
+@pytest.mark.parametrize("how", CALLS)
+def test_a_link_that_does_not_come_back_leaves_the_outcome_unknown(how: str) -> None:
+    def drop(side: RawServerSide) -> None:
+        side.hello()
+        side.request()
+
+    server = RawServer(drop, lambda side: side.until_gone())
+    nobody = pytest.raises(RpcError, match=r"the link was lost after the call was sent \(raw:: connected, but nobody")
+    with Channel("raw:", server.connect) as channel, nobody as caught:
+        CALLS[how](channel, 0.5)
+    assert caught.value.reason == "OUTCOME_UNKNOWN"
 
 
 def test_an_attempt_gets_what_is_left_of_the_time() -> None:
@@ -432,13 +490,13 @@ def test_an_attempt_gets_what_is_left_of_the_time() -> None:
         assert request is not None
         timeouts.append(int(request.headers.get("connect-timeout-ms", "0")))
 
-    with Channel("raw:", RawServer(drop).connect, ChannelOptions(retry_interval=0.05, max_retries=1)) as channel:
+    with Channel("raw:", RawServer(drop).connect, ChannelOptions(retry_interval=0.05, max_retries=2)) as channel:
         assert SystemStub(channel).Ping.future(timeout=5).code() is Code.UNAVAILABLE
         timeouts.clear()
         with pytest.raises(RpcError):
             SystemStub(channel).Ping(timeout=5)
-    assert len(timeouts) == 2
-    assert timeouts[1] <= timeouts[0] - 50
+    assert len(timeouts) == 3
+    assert timeouts[2] <= timeouts[0] - 50
 
 
 # -- stopping a server
@@ -456,7 +514,8 @@ def test_a_server_that_stops_says_so(make_world: Callable[..., World], gate: Gat
     eventually(lambda: world.server._slots._value == 127, "both have arrived")
     world.server.stop()  # cancels: the handler then opens its own gate
     assert [call.code() for call in (running, queued)] == [Code.UNAVAILABLE] * 2
-    assert running.details() == "the guest's daemon is stopping; try again in a moment"
+    assert running.details() == "the guest's daemon is stopping; the call was cancelled, and may have taken effect"
+    assert queued.exception().not_run == (queued.details() == "the guest's daemon is stopping; try again in a moment")
     assert ran == []
     world.serving.result()
     world.server.stop()

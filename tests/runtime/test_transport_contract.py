@@ -24,6 +24,7 @@ from vsrpc.transports import (
     TransportTimeout,
     connector,
     listener,
+    send_all,
     sockets,
 )
 from vsrpc.transports.memory import MemoryListener
@@ -111,7 +112,7 @@ def fill(transport: Transport) -> None:
     """Send until the peer, which reads nothing, lets nothing more in."""
     with contextlib.suppress(TransportTimeout):
         while True:
-            transport.send([bytes(1 << 16)], SMALL_WAIT)
+            send_all(transport, [bytes(1 << 16)], SMALL_WAIT)
 
 
 # -- bytes
@@ -121,7 +122,7 @@ def fill(transport: Transport) -> None:
 def test_bytes_arrive_whole_and_in_order(pair: tuple[Transport, Transport], size: int) -> None:
     client, server = pair
     data = noise(3000 if size == 1 else 300_000, size)
-    sending = Beside(client.send, [data[:1], b"", data[1:500], bytearray(data[500:501]), memoryview(data)[501:]])
+    sending = Beside(send_all, client, [data[:1], b"", data[1:500], bytearray(data[500:501]), memoryview(data)[501:]])
     assert receive(server, len(data), size) == data
     sending.result()
 
@@ -130,8 +131,8 @@ def test_both_directions_at_once(pair: tuple[Transport, Transport]) -> None:
     client, server = pair
     there, back = noise(5_000_000, 1), noise(5_000_000, 2)
     work = [
-        Beside(client.send, [there], 20),
-        Beside(server.send, [back], 20),
+        Beside(send_all, client, [there], 20),
+        Beside(send_all, server, [back], 20),
         Beside(receive, server, len(there)),
         Beside(receive, client, len(back)),
     ]
@@ -143,7 +144,7 @@ def test_both_directions_at_once(pair: tuple[Transport, Transport]) -> None:
 def test_both_directions_full_first(pair: tuple[Transport, Transport]) -> None:
     client, server = pair
     data = noise(MORE_THAN_FITS, 3)
-    sending = [Beside(end.send, [data], 20).until_waiting() for end in pair]
+    sending = [Beside(send_all, end, [data], 20).until_waiting() for end in pair]
     received = [Beside(receive, end, len(data)) for end in (server, client)]
     assert [each.result() == data for each in received] == [True, True]
     assert [each.error() for each in sending] == [None, None]
@@ -152,7 +153,7 @@ def test_both_directions_full_first(pair: tuple[Transport, Transport]) -> None:
 def test_many_buffers_in_one_send(pair: tuple[Transport, Transport]) -> None:
     client, server = pair
     pieces = [bytes([index % 251]) * (index % 5) for index in range(3000)]
-    sending = Beside(client.send, pieces)
+    sending = Beside(send_all, client, pieces)
     assert receive(server, sum(map(len, pieces)), 100) == b"".join(pieces)
     sending.result()
 
@@ -160,7 +161,7 @@ def test_many_buffers_in_one_send(pair: tuple[Transport, Transport]) -> None:
 def test_a_slow_reader_gets_everything(pair: tuple[Transport, Transport]) -> None:
     client, server = pair
     data = noise(MORE_THAN_FITS, 4)
-    sending = Beside(client.send, [data], 20).until_waiting()
+    sending = Beside(send_all, client, [data], 20).until_waiting()
     assert receive(server, len(data), 10_000) == data
     sending.result()
 
@@ -173,23 +174,23 @@ def test_receiving_times_out_and_goes_on(pair: tuple[Transport, Transport]) -> N
     for timeout in (0, 0.01):
         with pytest.raises(TransportTimeout):
             server.recv_into(memoryview(bytearray(1)), timeout)
-    client.send([b"late"])
+    send_all(client, [b"late"])
     assert receive(server, 4) == b"late"
 
 
 def test_sending_times_out_when_the_peer_does_not_read(pair: tuple[Transport, Transport]) -> None:
     with pytest.raises(TransportTimeout, match="not read"):
-        pair[0].send([bytes(MORE_THAN_FITS)], SMALL_WAIT)
+        send_all(pair[0], [bytes(MORE_THAN_FITS)], SMALL_WAIT)
 
 
 def test_a_time_out_of_months_is_no_error(pair: tuple[Transport, Transport]) -> None:
     client, server = pair
     months = 9_999_999.999  # the longest Connect-Timeout-Ms
     receiving = Beside(server.recv_into, memoryview(bytearray(10)), months).until_waiting()
-    client.send([b"x"], months)
+    send_all(client, [b"x"], months)
     assert receiving.result() == 1
     fill(client)
-    sending = Beside(client.send, [bytes(1 << 20)], months).until_waiting()
+    sending = Beside(send_all, client, [bytes(1 << 20)], months).until_waiting()
     server.close()
     assert isinstance(sending.error(), TransportClosed)
 
@@ -199,7 +200,7 @@ def test_a_time_out_of_months_is_no_error(pair: tuple[Transport, Transport]) -> 
 
 def test_what_was_sent_before_the_end_still_arrives(pair: tuple[Transport, Transport]) -> None:
     client, server = pair
-    client.send([b"last words"])
+    send_all(client, [b"last words"])
     client.close()
     assert receive(server, 100) == b"last words"
     for _ in range(2):
@@ -210,7 +211,7 @@ def test_sending_to_a_peer_that_has_gone_fails(pair: tuple[Transport, Transport]
     client, server = pair
     server.close()
     with pytest.raises(TransportClosed):
-        client.send([bytes(MORE_THAN_FITS)], 5)  # TCP learns of it only after its first bytes
+        send_all(client, [bytes(MORE_THAN_FITS)], 5)  # TCP learns of it only after its first bytes
 
 
 def test_a_peer_that_goes_wakes_who_receives(pair: tuple[Transport, Transport]) -> None:
@@ -223,7 +224,7 @@ def test_a_peer_that_goes_wakes_who_receives(pair: tuple[Transport, Transport]) 
 def test_a_peer_that_goes_wakes_who_sends(pair: tuple[Transport, Transport]) -> None:
     client, server = pair
     fill(client)
-    sending = Beside(client.send, [bytes(1 << 20)]).until_waiting()
+    sending = Beside(send_all, client, [bytes(1 << 20)]).until_waiting()
     server.close()
     assert isinstance(sending.error(), TransportClosed)
 
@@ -236,20 +237,20 @@ def test_closing_wakes_who_receives(pair: tuple[Transport, Transport]) -> None:
 
 def test_closing_wakes_who_sends(pair: tuple[Transport, Transport]) -> None:
     fill(pair[0])
-    sending = Beside(pair[0].send, [bytes(1 << 20)]).until_waiting()
+    sending = Beside(send_all, pair[0], [bytes(1 << 20)]).until_waiting()
     pair[0].close()
     assert isinstance(sending.error(), TransportClosed)
 
 
 def test_a_closed_end_is_of_no_more_use(pair: tuple[Transport, Transport]) -> None:
     client, server = pair
-    server.send([b"unread"])
+    send_all(server, [b"unread"])
     client.close()
     client.close()
     with pytest.raises(TransportClosed):
         client.recv_into(memoryview(bytearray(1)))
     with pytest.raises(TransportClosed):
-        client.send([b"x"])
+        send_all(client, [b"x"])
 
 
 # -- listening
@@ -258,7 +259,7 @@ def test_a_closed_end_is_of_no_more_use(pair: tuple[Transport, Transport]) -> No
 def test_peers_come_one_by_one(kind: Kind, ear: Listener) -> None:
     clients = [kind.connect(ear, 5) for _ in range(3)]
     for number, client in enumerate(clients):
-        client.send([str(number).encode()])
+        send_all(client, [str(number).encode()])
     servers = [ear.accept() for _ in range(3)]
     assert [receive(server, 1) for server in servers] == [b"0", b"1", b"2"]
     for end in (*clients, *servers):
@@ -277,7 +278,7 @@ def test_closing_the_listener_wakes_accept(ear: Listener) -> None:
 def test_transports_outlive_their_listener(pair: tuple[Transport, Transport], ear: Listener) -> None:
     client, server = pair
     ear.close()
-    client.send([b"still here"])
+    send_all(client, [b"still here"])
     assert receive(server, 10) == b"still here"
 
 

@@ -18,7 +18,7 @@ from typing import Any, Callable
 
 sys.path.insert(0, "/opt/vsrpc/current")
 
-from vsrpc.transports import TransportClosed, TransportTimeout
+from vsrpc.transports import TransportClosed, TransportTimeout, send_all
 from vsrpc.transports.serial import SerialListener, SerialTransport
 
 DEVICE, LOG = sys.argv[1], sys.argv[2]
@@ -74,31 +74,31 @@ def serve(transport: SerialTransport, words: list[str]) -> None:
     kind, number = words[0], int(words[1]) if len(words) > 1 else 0
     buffer = memoryview(bytearray(1 << 18))
     if kind == "echo":
-        transport.send([receive(transport, number, int(words[2]))], 60)
+        send_all(transport, [receive(transport, number, int(words[2]))], 60)
     elif kind == "both":
-        sending = threading.Thread(target=transport.send, args=([PIECE] * number, 60))
+        sending = threading.Thread(target=send_all, args=(transport, [PIECE] * number, 60))
         sending.start()
         digest = hashlib.md5(receive(transport, number * len(PIECE))).hexdigest()
         sending.join()
-        transport.send([digest.encode()], 60)
+        send_all(transport, [digest.encode()], 60)
     elif kind == "recv-timeout":
         log(kind, *outcome(lambda: transport.recv_into(buffer, 0.3)))
     elif kind == "send-timeout":
-        log(kind, *outcome(lambda: transport.send([PIECE] * 20, 0.5)))
+        log(kind, *outcome(lambda: send_all(transport, [PIECE] * 20, 0.5)))
     elif kind == "close-recv":
         later(0.5, transport.close)
         log(kind, *outcome(lambda: transport.recv_into(buffer)))
     elif kind == "close-send":
         later(1.0, transport.close)
-        log(kind, *outcome(lambda: transport.send([PIECE] * 20)))
+        log(kind, *outcome(lambda: send_all(transport, [PIECE] * 20)))
     elif kind == "recv":
         log(kind, *outcome(lambda: transport.recv_into(buffer)))
     elif kind == "send":
-        log(kind, *outcome(lambda: transport.send([PIECE] * 20)))
+        log(kind, *outcome(lambda: send_all(transport, [PIECE] * 20)))
     elif kind == "send-when-gone":
         while transport.recv_into(buffer):
             pass
-        log(kind, *outcome(lambda: transport.send([b"x"])))
+        log(kind, *outcome(lambda: send_all(transport, [b"x"])))
     else:
         log(kind)
 

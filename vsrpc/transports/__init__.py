@@ -15,6 +15,7 @@ from vsrpc.transports.base import (
     TransportClosed,
     TransportError,
     TransportTimeout,
+    send_all,
 )
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "TransportTimeout",
     "connector",
     "listener",
+    "send_all",
+    "socket_path",
 ]
 
 Connector = Callable[[Optional[float]], Transport]
@@ -41,19 +44,27 @@ def connector(target: str) -> tuple[str, Connector]:
     """
     from vsrpc.transports import sockets
 
-    kind, separator, rest = target.partition(":")
-    if kind == "vsock" and separator:
+    kind, _, rest = target.partition(":")
+    if kind == "vsock" and target != kind:
         cid_text, _, port_text = rest.partition(":")
         cid, port = _vsock_number(cid_text), _vsock_number(port_text)
         if cid is None or port is None:
             raise ValueError(f"target {target!r}: write vsock:CID:PORT with two numbers, for example vsock:3:7000")
         return target, lambda timeout: sockets.connect_vsock(cid, port, timeout)
-    path = rest if kind == "unix" and separator else target
+    path = socket_path(target)
+    if path is None:
+        raise ValueError(f"target {target!r}: no such kind of target; write unix:PATH or vsock:CID:PORT")
     if not path:
         raise ValueError(f"target {target!r}: a path is missing; write unix:PATH or vsock:CID:PORT")
-    if kind != "unix" and separator and "/" not in kind:
-        raise ValueError(f"target {target!r}: no such kind of target; write unix:PATH or vsock:CID:PORT")
     return f"unix:{path}", lambda timeout: sockets.connect_unix(path, timeout)
+
+
+def socket_path(target: str) -> str | None:
+    """The UNIX socket that a target names, which may be a port's; None for any other target."""
+    kind, separator, rest = target.partition(":")
+    if kind == "unix" and separator:
+        return rest
+    return None if separator and "/" not in kind else target
 
 
 def _vsock_number(text: str) -> int | None:

@@ -37,13 +37,20 @@ class Transport(Protocol):
     """A byte stream to one peer.
 
     `peer_sees_end`: whether the peer learns of close(). A port's client does not: to it the guest falls silent.
+    `at_boundary`: whether the stream begins with this peer's first byte. At a port whose client was there before this
+    end, nobody knows what its next byte belongs to.
     """
 
     peer_sees_end: bool
+    at_boundary: bool
 
     @property
     def peer(self) -> str:
         """The other end, for logs and messages."""
+
+    @property
+    def lost_output(self) -> int:
+        """How much of the room for output earlier peers have cost for good; 0 where that cannot be."""
 
     def recv_into(self, buffer: memoryview, timeout: float | None = None) -> int:
         """Receive at least one byte into `buffer`; the number of bytes, or 0 once the peer has gone.
@@ -52,15 +59,32 @@ class Transport(Protocol):
         before or meanwhile.
         """
 
-    def send(self, buffers: Sequence[Buffer], timeout: float | None = None) -> None:
-        """Send all of `buffers`, in order.
+    def send_some(self, buffers: Sequence[Buffer], timeout: float | None = None) -> int:
+        """Send the first bytes of `buffers`, at least one; how many.
 
-        Raises TransportTimeout when that takes longer than `timeout` seconds (part may have gone: the stream is
-        then of no more use), TransportClosed when the peer has gone or this end is closed.
+        Raises TransportTimeout when none could be sent in `timeout` seconds, TransportClosed when the peer has gone or
+        this end is closed.
         """
+
+    def new_peer(self) -> None:
+        """Told that another peer has taken the place of the one before, where only what it says can show that."""
 
     def close(self) -> None:
         """End the stream and wake whoever waits on it; may be called again."""
+
+
+class PeerStream:
+    """What a transport is that has one peer only, who learns of its end."""
+
+    peer_sees_end = True
+    at_boundary = True
+
+    @property
+    def lost_output(self) -> int:
+        return 0
+
+    def new_peer(self) -> None:
+        pass
 
 
 class Listener(Protocol):
@@ -75,6 +99,18 @@ class Listener(Protocol):
 
     def close(self) -> None:
         """Stop listening and wake accept(); transports handed out live on. May be called again."""
+
+
+def send_all(transport: Transport, buffers: Sequence[Buffer], timeout: float | None = None) -> None:
+    """Send all of `buffers`, in order.
+
+    Raises TransportTimeout when that takes longer than `timeout` seconds (part may have gone: the stream is then of no
+    more use), TransportClosed when the peer has gone or this end is closed.
+    """
+    deadline = Deadline(timeout)
+    rest = [memoryview(buffer) for buffer in buffers if len(buffer)]
+    while rest:
+        rest = advance(rest, transport.send_some(rest, deadline.remaining()))
 
 
 def advance(buffers: list[memoryview], sent: int) -> list[memoryview]:

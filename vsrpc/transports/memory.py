@@ -6,8 +6,7 @@ import threading
 from collections import deque
 from typing import Sequence
 
-from vsrpc.deadline import Deadline
-from vsrpc.transports.base import Buffer, ConnectFailed, TransportClosed, TransportTimeout
+from vsrpc.transports.base import Buffer, ConnectFailed, PeerStream, TransportClosed, TransportTimeout
 
 
 class _Pipe:
@@ -46,10 +45,8 @@ class _Pipe:
             self._changed.notify_all()
 
 
-class MemoryTransport:
+class MemoryTransport(PeerStream):
     """One end of `memory_pair`."""
-
-    peer_sees_end = True
 
     def __init__(self, incoming: _Pipe, outgoing: _Pipe) -> None:
         self._incoming = incoming
@@ -66,13 +63,9 @@ class MemoryTransport:
         self._check_open()  # what ended the wait may have been this end's close()
         return count
 
-    def send(self, buffers: Sequence[Buffer], timeout: float | None = None) -> None:
-        deadline = Deadline(timeout)
-        for buffer in buffers:
-            rest = memoryview(buffer)
-            while len(rest):
-                self._check_open()
-                rest = rest[self._outgoing.write(rest, deadline.remaining()) :]
+    def send_some(self, buffers: Sequence[Buffer], timeout: float | None = None) -> int:
+        self._check_open()
+        return self._outgoing.write(memoryview(buffers[0]), timeout)
 
     def close(self) -> None:
         self._closed = True

@@ -11,10 +11,14 @@ Facts about the port that this rests on (Linux drivers/char/virtio_console.c, QE
 - read() returns at most a page for each buffer, write() takes at most 32 KiB and one of 128 descriptors: so pages are
   read with one readv(), and long messages written as slices of 32 KiB with one writev().
 - A client that is replaced at once may leave no trace at all; nothing here promises that two clients' bytes are told
-  apart. Who speaks first must therefore begin with a message that the other end can recognise (the hello), and it is
-  the client who speaks first: a peer is let in with its first byte.
+  apart. Who speaks first must therefore begin with what the other end can recognise (a sync), and it is the client
+  who speaks first: a peer is let in with its first byte.
+- What a client sends while nobody has the port open waits for whoever opens it. So a client that is there when the port
+  is opened may be in the middle of anything: its transport is not at a boundary, and is let in at once.
+- A client that leaves while the port is full costs one of the 128 descriptors for good (QEMU keeps it): these are
+  counted, and some are left for as long as nobody rebinds the driver, replugs the port or reboots the guest.
 
-The descriptor belongs to the listener, and only the thread in accept() opens and closes it, while no transport is out.
+The port belongs to the listener, and only the thread in accept() opens and closes it, while no transport is out.
 """
 
 from __future__ import annotations
@@ -23,23 +27,23 @@ import errno
 import logging
 import os
 import select
-import stat
 import threading
 import time
-from typing import Iterator, Sequence
+from typing import Callable, Sequence
 
 from vsrpc.deadline import Deadline
-from vsrpc.transports.base import Buffer, TransportClosed, TransportTimeout, Usage, advance, poll_time
+from vsrpc.transports.base import Buffer, TransportClosed, TransportTimeout, Usage, poll_time
+from vsrpc.transports.serial_port import (
+    DESCRIPTORS,
+    MAX_READ_SLICES,
+    MAX_WRITE_SLICES,
+    READ_SLICE,
+    WRITE_SLICE,
+    SerialPort,
+    open_port,
+)
 
 _log = logging.getLogger(__name__)
-
-# virtio_console.c: one buffer of the receive queue is a page; more than 64 a call gain nothing more.
-_READ_SLICE = 4096
-_MAX_READ_SLICES = 64
-
-# virtio_console.c: port_fops_write takes at most 32 KiB a write, in one descriptor of 128.
-_WRITE_SLICE = 32768
-_MAX_WRITE_SLICES = 32
 
 # How often a port that is not there is looked for, in seconds: an idle guest must not notice it.
 _REOPEN_INTERVAL = 0.5
@@ -50,6 +54,9 @@ _ARRIVAL_GRACE = 0.25
 
 # Before a write is tried again where poll() cannot tell when, in seconds.
 _PAUSE = 0.002
+
+# How long a writer may sleep before it looks whether it is still wanted, in seconds.
+_WRITER_NAP = 0.05
 
 _ABSENT = (errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.EBUSY)
 
@@ -62,13 +69,24 @@ class SerialListener:
 
     accept() returns the next client only when the transport of the one before has been closed. What a client sends
     after its transport was closed is dropped until it leaves: nobody knows where its next message begins.
+
+    `lost_output` counts the clients that left while the port was full, since it was opened.
     """
 
-    def __init__(self, path: str, buffer_size: int = _READ_SLICE * 16) -> None:
+    def __init__(
+        self,
+        path: str,
+        buffer_size: int = READ_SLICE * 16,
+        *,
+        open_port: Callable[[str], SerialPort] = open_port,
+    ) -> None:
         """`buffer_size`: bytes asked for in one read; what is more than 256 KiB gains nothing and is not used."""
+        self.lost_output = 0
         self._path = path
-        self._buffer_size = min(buffer_size, _READ_SLICE * _MAX_READ_SLICES)
-        self._fd = -1
+        self._buffer_size = min(buffer_size, READ_SLICE * MAX_READ_SLICES)
+        self._open_port = open_port
+        self._port: SerialPort | None = None
+        self._opened = Deadline(0)  # until then, a client that shows up may have been there before
         self._epoll = select.epoll()
         self._wake_read, self._wake_write = os.pipe()
         self._epoll.register(self._wake_read, select.EPOLLIN)
@@ -89,8 +107,7 @@ class SerialListener:
             self._check_closed()
             self._accepting = True
         try:
-            first = self._first_bytes()
-            transport = SerialTransport(self, self._fd, self._path, first, self._buffer_size)
+            transport = self._next_client()
             with self._changed:
                 self._current = transport
             return transport
@@ -114,50 +131,70 @@ class SerialListener:
         """Wait until something changes at the port, or wake(); False after that time without either."""
         happened = [fd for fd, _ in self._epoll.poll(None if milliseconds is None else milliseconds / 1000)]
         if self._wake_read in happened:
-            os.read(self._wake_read, _READ_SLICE)
+            os.read(self._wake_read, READ_SLICE)
         return bool(happened)
 
     def wake(self) -> None:
         """Wake the one who waits for an edge: accept(), or the transport that is out."""
         os.write(self._wake_write, b"x")
 
-    def finished(self, client_left: bool) -> None:
+    def count_lost_output(self) -> None:
+        """A client left while the port was full."""
+        self.lost_output += 1
+        _log.warning(
+            "%s: a client left while the port was full: %d of its %d descriptors are lost until it is plugged in anew, "
+            "its driver is bound anew, or the guest reboots",
+            self._path,
+            self.lost_output,
+            DESCRIPTORS,
+        )
+
+    def finished(self, client_left: bool, full: bool) -> None:
         """The transport that was out is closed, and nobody uses it any more."""
         with self._changed:
             self._drop_rest = not client_left
+            if client_left and full:
+                self.count_lost_output()
             self._current = None
             self._changed.notify_all()
             self._release_unused()
 
     # -- for the thread in accept()
 
-    def _first_bytes(self) -> bytes:
+    def _next_client(self) -> SerialTransport:
         """Wait for a client and for the first that it says; drops the rest of a client whose transport was closed."""
-        first = bytearray(_READ_SLICE)
+        first = bytearray(READ_SLICE)
         while True:
             self._check_closed()
-            if self._fd < 0 and not self._open():
+            if self._port is None:
+                self._open()
+            if self._port is None:
                 self.wait_edge(_REOPEN_INTERVAL * 1000)
                 continue
             try:
-                count = os.readv(self._fd, [first])
+                count = self._port.read_into([memoryview(first)])
             except BlockingIOError:  # a client that says nothing
+                if not self._opened.expired:
+                    return self._transport(b"", at_boundary=False)
                 self.wait_edge(None)
             except OSError as error:
-                self._lose(error)
+                self._lose(self._port, error)
                 self.wait_edge(_REOPEN_INTERVAL * 1000)
             else:
+                if count and not self._drop_rest:
+                    return self._transport(bytes(first[:count]), at_boundary=self._opened.expired)
                 if not count:  # no client
                     self._drop_rest = False
                     self.wait_edge(None)
-                elif not self._drop_rest:
-                    return bytes(first[:count])
 
-    def _open(self) -> bool:
+    def _transport(self, first: bytes, at_boundary: bool) -> SerialTransport:
+        assert self._port is not None
+        self._opened = Deadline(0)  # the next one comes after this one
+        return SerialTransport(self, self._port, self._path, first, at_boundary, self._buffer_size)
+
+    def _open(self) -> None:
         try:
-            if not stat.S_ISCHR(os.stat(self._path).st_mode):
-                raise OSError(errno.ENOTTY, "not a character device, so not a virtio-serial port", self._path)
-            fd = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+            port = self._open_port(self._path)
         except OSError as error:
             if error.errno not in _ABSENT:
                 raise
@@ -165,23 +202,20 @@ class SerialListener:
             if cause != self._absence:
                 _log.warning("%s: %s; waiting for it", self._path, cause)
                 self._absence = cause
-            return False
-        try:
-            self._epoll.register(fd, _EDGES)
-        except PermissionError:  # epoll_ctl(2): EPERM, a file that cannot be waited for
-            os.close(fd)
-            raise OSError(errno.ENOTTY, "not a virtio-serial port: it cannot be waited for", self._path) from None
+            return
+        self._epoll.register(port.fileno(), _EDGES)
         _log.info("%s: opened", self._path)
         self._absence = ""
-        self._fd = fd
+        self._port = port
+        self._opened = Deadline(_ARRIVAL_GRACE)
         self._drop_rest = False
-        return True
+        self.lost_output = 0
 
-    def _lose(self, error: OSError) -> None:
+    def _lose(self, port: SerialPort, error: OSError) -> None:
         """The port is unplugged (ENODEV) or broken: give the descriptor up, so that it is opened anew."""
         _log.warning("%s: %s; waiting for the port to come back", self._path, error.strerror)
-        os.close(self._fd)  # leaves the epoll with it
-        self._fd = -1
+        port.close()  # its descriptor leaves the epoll with it
+        self._port = None
 
     def _check_closed(self) -> None:
         if self._closed:
@@ -190,11 +224,13 @@ class SerialListener:
     def _release_unused(self) -> None:
         if not self._closed or self._accepting or self._current is not None or self._wake_read < 0:
             return
-        for fd in (self._fd, self._wake_read, self._wake_write):
-            if fd >= 0:
-                os.close(fd)
+        if self._port is not None:
+            self._port.close()
+            self._port = None
+        os.close(self._wake_read)
+        os.close(self._wake_write)
         self._epoll.close()
-        self._fd = self._wake_read = -1
+        self._wake_read = -1
 
 
 class SerialTransport:
@@ -202,21 +238,35 @@ class SerialTransport:
 
     peer_sees_end = False
 
-    def __init__(self, listener: SerialListener, fd: int, peer: str, first: bytes, buffer_size: int) -> None:
+    def __init__(
+        self,
+        listener: SerialListener,
+        port: SerialPort,
+        peer: str,
+        first: bytes,
+        at_boundary: bool,
+        buffer_size: int,
+    ) -> None:
+        self.at_boundary = at_boundary
         self._listener = listener
-        self._fd = fd
+        self._port = port
         self._peer = peer
         self._first = first  # what accept() had to read to know that somebody is there
         self._buffer_size = buffer_size
         self._client_left = False
+        self._full = False  # as it was when nothing could be written; poll() says POLLOUT when the client leaves, too
         self._arrival = Deadline(_ARRIVAL_GRACE)
         self._arrived = False  # the port has told that a client is there
-        self._stop_read, self._stop_write = os.pipe()
-        self._usage = Usage(peer, self._wake, self._release)
+        self._usage = Usage(peer, listener.wake, self._release)
 
     @property
     def peer(self) -> str:
         return self._peer
+
+    @property
+    def lost_output(self) -> int:
+        """Descriptors of the port that clients have cost it so far."""
+        return self._listener.lost_output
 
     def recv_into(self, buffer: memoryview, timeout: float | None = None) -> int:
         deadline = Deadline(timeout)
@@ -229,7 +279,7 @@ class SerialTransport:
             views = _slices(buffer[: self._buffer_size])
             while not self._client_left:
                 try:
-                    count = os.readv(self._fd, views)
+                    count = self._port.read_into(views)
                 except BlockingIOError:
                     self._arrived = True
                     if not self._listener.wait_edge(poll_time(deadline)) and deadline.expired:
@@ -248,21 +298,27 @@ class SerialTransport:
                         self._usage.check()
             return 0
 
-    def send(self, buffers: Sequence[Buffer], timeout: float | None = None) -> None:
+    def send_some(self, buffers: Sequence[Buffer], timeout: float | None = None) -> int:
         deadline = Deadline(timeout)
-        rest = [piece for buffer in buffers for piece in _pieces(memoryview(buffer))]
+        pieces = _pieces(buffers)
         with self._usage:
-            while rest:
+            while True:
                 try:
-                    sent = os.writev(self._fd, rest[:_MAX_WRITE_SLICES])
+                    sent = self._port.write(pieces)
                 except BlockingIOError:
                     self._wait_writable(deadline)
                 except OSError as error:
                     raise TransportClosed(f"{self._peer}: {error.strerror}") from error
                 else:
-                    rest = advance(rest, sent)
-                    if not sent:  # virtio_console.c, __send_to_port: the queue is full, and nobody was told
-                        self._pause(deadline)
+                    if sent:
+                        self._full = False
+                        return sent
+                    self._pause(deadline)  # virtio_console.c, __send_to_port: the queue is full, and nobody was told
+
+    def new_peer(self) -> None:
+        if self._full:
+            self._full = False
+            self._listener.count_lost_output()
 
     def close(self) -> None:
         self._usage.close()
@@ -270,15 +326,14 @@ class SerialTransport:
     def _wait_writable(self, deadline: Deadline) -> None:
         # poll() is level-triggered: its HUP means that there is no client, or that one is just arriving.
         arrival = Deadline(_ARRIVAL_GRACE)
-        poll = select.poll()
-        poll.register(self._fd, select.POLLOUT)
-        poll.register(self._stop_read, select.POLLIN)
         while True:
-            flags = dict(poll.poll(poll_time(deadline))).get(self._fd, 0)
+            flags = self._port.wait_writable(poll_time(deadline.sooner(_WRITER_NAP)) or 0)
             self._usage.check()
             if flags & select.POLLOUT:
                 return
-            if flags & select.POLLHUP and (self._client_left or arrival.expired):
+            if not flags:
+                self._full = True
+            elif self._client_left or arrival.expired:
                 raise TransportClosed(f"{self._peer}: the client has gone")
             self._pause(deadline)
 
@@ -287,19 +342,21 @@ class SerialTransport:
             raise TransportTimeout(f"{self._peer}: the host does not read in time")
         time.sleep(_PAUSE)
 
-    def _wake(self) -> None:
-        os.close(self._stop_write)  # POLLHUP at the other end, for good
-        self._listener.wake()
-
     def _release(self) -> None:
-        os.close(self._stop_read)
-        self._listener.finished(self._client_left)
+        self._listener.finished(self._client_left, self._full)
 
 
 def _slices(buffer: memoryview) -> list[memoryview]:
-    return [buffer[start : start + _READ_SLICE] for start in range(0, len(buffer), _READ_SLICE)]
+    return [buffer[start : start + READ_SLICE] for start in range(0, len(buffer), READ_SLICE)]
 
 
-def _pieces(buffer: memoryview) -> Iterator[memoryview]:
-    for start in range(0, len(buffer), _WRITE_SLICE):
-        yield buffer[start : start + _WRITE_SLICE]
+def _pieces(buffers: Sequence[Buffer]) -> list[memoryview]:
+    """The first of what is to be sent, in slices of which each takes a descriptor."""
+    pieces: list[memoryview] = []
+    for buffer in buffers:
+        view = memoryview(buffer)
+        for start in range(0, len(view), WRITE_SLICE):
+            if len(pieces) == MAX_WRITE_SLICES:
+                return pieces
+            pieces.append(view[start : start + WRITE_SLICE])
+    return pieces

@@ -20,10 +20,10 @@ from vsrpc.deadline import Deadline
 from vsrpc.transports.base import (
     Buffer,
     ConnectFailed,
+    PeerStream,
     TransportClosed,
     TransportTimeout,
     Usage,
-    advance,
     poll_time,
 )
 
@@ -45,10 +45,8 @@ _ACCEPT_PAUSE = 0.2
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF, errno.ESHUTDOWN)
 
 
-class SocketTransport:
+class SocketTransport(PeerStream):
     """A connected stream socket."""
-
-    peer_sees_end = True
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
         sock.setblocking(False)
@@ -76,13 +74,12 @@ class SocketTransport:
                         return 0
                     raise TransportClosed(f"{self._peer}: {error.strerror}") from error
 
-    def send(self, buffers: Sequence[Buffer], timeout: float | None = None) -> None:
+    def send_some(self, buffers: Sequence[Buffer], timeout: float | None = None) -> int:
         deadline = Deadline(timeout)
-        rest = [memoryview(buffer) for buffer in buffers]
         with self._usage:
-            while rest:
+            while True:
                 try:
-                    rest = advance(rest, self._socket.sendmsg(rest[:_MAX_BUFFERS]))
+                    return self._socket.sendmsg(buffers[:_MAX_BUFFERS])
                 except BlockingIOError:
                     self._wait(select.POLLOUT, deadline, "the peer does not read")
                 except OSError as error:

@@ -79,6 +79,8 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """This guest lacks what the request needs, for example systemd."""
     ERROR_CODE_CANCELLED: _ErrorCode.ValueType  # 5007
     """The caller cancelled the request."""
+    ERROR_CODE_OUTCOME_UNKNOWN: _ErrorCode.ValueType  # 5008
+    """The call was made before, and whether it took effect can no longer be told; it was not made again."""
     ERROR_CODE_CONNECTION_LOST: _ErrorCode.ValueType  # 6001
     """Client side: the link was lost after the request was sent; whether it took effect is not known."""
     ERROR_CODE_READ_TIMEOUT: _ErrorCode.ValueType  # 6002
@@ -149,6 +151,8 @@ ERROR_CODE_NOT_SUPPORTED: ErrorCode.ValueType  # 5006
 """This guest lacks what the request needs, for example systemd."""
 ERROR_CODE_CANCELLED: ErrorCode.ValueType  # 5007
 """The caller cancelled the request."""
+ERROR_CODE_OUTCOME_UNKNOWN: ErrorCode.ValueType  # 5008
+"""The call was made before, and whether it took effect can no longer be told; it was not made again."""
 ERROR_CODE_CONNECTION_LOST: ErrorCode.ValueType  # 6001
 """Client side: the link was lost after the request was sent; whether it took effect is not known."""
 ERROR_CODE_READ_TIMEOUT: ErrorCode.ValueType  # 6002

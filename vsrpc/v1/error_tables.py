@@ -32,6 +32,7 @@ ERROR_CODES: tuple[ErrorCodeEntry, ...] = (
     ErrorCodeEntry("DEADLINE_EXCEEDED", 5005, 504, "DEADLINE_EXCEEDED"),
     ErrorCodeEntry("NOT_SUPPORTED", 5006, 501, "UNIMPLEMENTED"),
     ErrorCodeEntry("CANCELLED", 5007, 499, "CANCELLED"),
+    ErrorCodeEntry("OUTCOME_UNKNOWN", 5008, 500, "UNKNOWN"),
     ErrorCodeEntry("CONNECTION_LOST", 6001, 0, "UNAVAILABLE"),
     ErrorCodeEntry("READ_TIMEOUT", 6002, 0, "DEADLINE_EXCEEDED"),
     ErrorCodeEntry("WRITE_TIMEOUT", 6003, 0, "DEADLINE_EXCEEDED"),

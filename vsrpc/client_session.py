@@ -1,0 +1,264 @@
+"""A client's session: one transport's lifetime, with the thread that receives from it.
+
+It begins with a sync and a hello, acknowledges what it reads where the server asks for that, and notices when the
+server knows of no session any more: when it says so, or when it falls silent while calls wait.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from typing import Protocol
+
+from vsrpc.deadline import Deadline
+from vsrpc.errors import RpcError
+from vsrpc.hello import (
+    MESSAGE_COST,
+    REQUEST_ID,
+    Peer,
+    cancel_request,
+    hello_request,
+    parse_hello,
+    probe_request,
+)
+from vsrpc.status import Code
+from vsrpc.transports import Transport, TransportClosed, TransportError, TransportTimeout, send_all
+from vsrpc.wire import (
+    ACK,
+    NONCE_SIZE,
+    BodyTooLarge,
+    Buffer,
+    ClientConnection,
+    ClientEvent,
+    RemoteProtocolError,
+    Request,
+    Response,
+    Sync,
+)
+
+# How often the owner may look at its calls' deadlines, in seconds. Whoever waits for a call sees its deadline
+# exactly; this is for calls that nobody waits for.
+_TICK = 0.5
+
+# While calls wait, after so many seconds without a byte the server is asked whether the session lives, and after so
+# many it is given up. A server answers that at once, whatever it does for the calls.
+_PROBE_AFTER = 5.0
+_SILENT_AFTER = 20.0
+
+# A session that has been silent for so many seconds is asked first whether it lives, before a call that must not be
+# made twice: were it sent to nobody, whether it took effect could not be known. How long to wait for the answer.
+_DOUBTFUL_AFTER = 1.0
+_PROBE_TIME = 2.0
+
+# Short messages of our own are given so many seconds: a guest always reads.
+_SOON_TIMEOUT = 5.0
+
+_HEARD = 200  # bytes of a stranger's words that are kept for a message
+
+
+class SessionOver(Exception):
+    """The session ended before anything of the request was sent: connect() makes a new one."""
+
+
+class NotAtBoundary(Exception):
+    """The server is there, and says that it cannot tell where we begin: connect again."""
+
+
+class SessionOwner(Protocol):
+    """Who uses a session; called from its receiving thread."""
+
+    def on_response(self, session: Session, response: Response) -> None:
+        """A complete response came."""
+
+    def on_tick(self, session: Session) -> bool:
+        """Some time has passed; whether calls wait in the session."""
+
+    def on_lost(self, session: Session, error: RpcError) -> None:
+        """The session is over; no response to what was sent in it will come."""
+
+
+class Session:
+    """`peer` is what the server said of itself; None where no hello is spoken."""
+
+    def __init__(self, transport: Transport, connection: ClientConnection, owner: SessionOwner, name: str) -> None:
+        self.transport = transport
+        self.connection = connection
+        self.peer: Peer | None = None
+        self.over = False
+        self.failure: RpcError | None = None  # why it is over, unless this end ended it
+        self.send_lock = threading.Lock()
+        self.heard = b""
+        """What came before the server's echo: where none comes, who else is there."""
+        self._owner = owner
+        self._name = name
+        self._thread = threading.Thread(target=self._receive, name="vsrpc-link", daemon=True)
+        self._soon: list[Buffer] = []  # sent by whoever has the send lock next
+        self._soon_lock = threading.Lock()
+        self._messages = 0
+        self._acknowledged = 0
+        self._last_heard = time.monotonic()
+        self._probes: dict[str, threading.Event] = {}
+
+    # -- the beginning
+
+    def greet(self, window: int, deadline: Deadline) -> None:
+        """Sync and say hello. Raises TransportError, RemoteProtocolError, WrongPeer, NotAtBoundary."""
+        nonce = secrets.token_bytes(NONCE_SIZE)
+        request_id = secrets.token_hex(8)
+        first = [self.connection.sync(nonce), *self.connection.send(hello_request(request_id, window))]
+        send_all(self.transport, first, deadline.remaining())
+        while True:
+            event = self._next_event(deadline)
+            if isinstance(event, Response):
+                self._messages = 1
+                self.peer = parse_hello(event)
+                return
+            if event.nonce != nonce:
+                raise NotAtBoundary
+
+    def start(self) -> None:
+        self._thread.start()
+
+    # -- the end
+
+    def end(self) -> None:
+        self.over = True
+        self.transport.close()
+
+    def join(self) -> None:
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    # -- sending
+
+    def send(self, buffers: list[Buffer], deadline: Deadline) -> None:
+        """Send a message, holding `send_lock`. Raises TransportError: the session is then over."""
+        try:
+            send_all(self.transport, buffers, deadline.remaining())
+        except TransportError:
+            self.end()  # part of the message may be on its way: nothing else can follow it
+            raise
+
+    def flush(self) -> None:
+        """Send what waited for the send lock; called whenever that was let go."""
+        while self._soon and self.send_lock.acquire(blocking=False):
+            try:
+                with self._soon_lock:
+                    soon, self._soon = self._soon, []
+                self.send(soon, Deadline(_SOON_TIMEOUT))
+            except TransportError:
+                return  # the receiving thread sees it too
+            finally:
+                self.send_lock.release()
+
+    def cancel(self, request_id: str) -> None:
+        """Ask the server to give up a call; does not wait."""
+        self._send_soon(cancel_request(secrets.token_hex(8), request_id))
+
+    def lives(self, deadline: Deadline) -> bool:
+        """Whether the server still knows the session; asks it if it has been silent for a while."""
+        if time.monotonic() - self._last_heard < _DOUBTFUL_AFTER:
+            return True
+        request_id = secrets.token_hex(8)
+        answered = self._probes[request_id] = threading.Event()
+        self._send_soon(probe_request(request_id))
+        lives = answered.wait(deadline.sooner(_PROBE_TIME).remaining())
+        self._probes.pop(request_id, None)
+        return lives and not self.over
+
+    def _send_soon(self, request: Request) -> None:
+        with self._soon_lock:
+            self._soon += self.connection.send(request)
+        self.flush()
+
+    # -- receiving
+
+    def _next_event(self, deadline: Deadline) -> ClientEvent:
+        while True:
+            event = self.connection.next_event()
+            if event is not None:
+                return event
+            buffer = self.connection.get_buffer()
+            count = self.transport.recv_into(buffer, deadline.remaining())
+            if not count:
+                raise TransportClosed(f"{self._name}: closed by the other end")
+            if self.peer is None and len(self.heard) < _HEARD:
+                self.heard += bytes(buffer[: min(count, _HEARD)])
+            self._last_heard = time.monotonic()
+            self.connection.buffer_updated(count)
+            self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        """Tell the server what we have read, in quarters of the window."""
+        if self.peer is None or not self.peer.window:
+            return
+        due = (self.connection.received + self._messages * MESSAGE_COST) // (self.peer.window // 4)
+        if due > self._acknowledged:
+            with self._soon_lock:
+                self._soon.append(ACK * (due - self._acknowledged))
+            self._acknowledged = due
+            self.flush()
+
+    def _receive(self) -> None:
+        tick = Deadline(_TICK)
+        try:
+            while True:
+                try:
+                    event: ClientEvent | None = self._next_event(tick)
+                except TransportTimeout:
+                    event = None
+                if tick.expired:
+                    self._look_after(self._owner.on_tick(self))
+                    tick = Deadline(_TICK)
+                if isinstance(event, Sync):
+                    raise TransportClosed(
+                        f"{self._name}: the guest's daemon was restarted, or has given the session up"
+                    )
+                if event is not None:
+                    self._messages += 1
+                    self._on_response(event)
+        except TransportError as error:
+            failure = lost(self._name, str(error))
+        except BodyTooLarge as error:
+            failure = RpcError(
+                Code.RESOURCE_EXHAUSTED, f"{self._name}: the reply is too large: {error}", reason="TOO_LARGE"
+            )
+        except RemoteProtocolError as error:
+            failure = RpcError(
+                Code.INTERNAL, f"{self._name}: the reply breaks the protocol: {error}", reason="PROTOCOL_ERROR"
+            )
+        except BaseException as error:
+            failure = RpcError(Code.INTERNAL, f"{self._name}: {error!r}", reason="INTERNAL_ERROR")
+            raise
+        finally:
+            self.failure = failure
+            self.end()
+            for probe in list(self._probes.values()):
+                probe.set()
+            self._owner.on_lost(self, failure)
+
+    def _on_response(self, response: Response) -> None:
+        probe = self._probes.get(response.headers.get(REQUEST_ID, ""))
+        if probe is not None:
+            probe.set()
+        else:
+            self._owner.on_response(self, response)
+
+    def _look_after(self, busy: bool) -> None:
+        """See to it that calls do not wait for a server that is no longer there."""
+        silent = time.monotonic() - self._last_heard
+        if self.peer is None or not busy or silent < _PROBE_AFTER or self.send_lock.locked():
+            return
+        if silent >= _SILENT_AFTER:
+            raise TransportClosed(f"{self._name}: the guest has not answered for {silent:.0f} s")
+        self._send_soon(probe_request(secrets.token_hex(8)))
+
+
+def lost(name: str, cause: str) -> RpcError:
+    """What calls end with that were under way when their session ended."""
+    return RpcError(
+        Code.UNAVAILABLE,
+        f"{name}: the link was lost ({cause}); whether the call took effect is not known",
+        reason="CONNECTION_LOST",
+    )

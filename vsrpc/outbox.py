@@ -1,0 +1,221 @@
+"""What a server has to say on one stream: whole messages, small ones first, never more than the peer has room for.
+
+Whoever has a message writes it at once if that needs no waiting; what is left is written by a thread of the outbox. A
+new session makes void what was queued and half-sent, so that each message names the session that it is for.
+
+Flow control: at a port the peer grants a window, and acknowledges what it has read in quarters of it. What is written
+and not acknowledged always fits the peer's socket: were it to die, nothing would be stuck in the port, which costs the
+port a descriptor each time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from typing import Callable, Sequence
+
+from vsrpc.deadline import Deadline
+from vsrpc.hello import MESSAGE_COST
+from vsrpc.transports import Buffer, Transport, TransportClosed, TransportError, TransportTimeout
+from vsrpc.transports.base import advance
+
+_log = logging.getLogger(__name__)
+
+# Messages up to so many bytes overtake larger ones.
+_SMALL = 32768
+
+# Bytes that may wait to be written before those who have more must wait.
+_MAX_QUEUED = 4 << 20
+
+# How long the thread may sleep before it looks whether what it writes is still wanted, and how long it stays when there
+# is nothing to write, in seconds.
+_NAP = 0.1
+_LINGER = 5.0
+
+
+class _Message:
+    def __init__(self, buffers: Sequence[Buffer], then: Callable[[], None] | None) -> None:
+        self.rest = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
+        self.size = sum(map(len, self.rest))
+        self.then = then
+
+
+class Outbox:
+    """Writes to one transport. Thread-safe. `write_timeout`: seconds without progress after which the peer is given up;
+    `on_failure` is then told, in the thread that writes."""
+
+    def __init__(
+        self, transport: Transport, write_timeout: float, on_failure: Callable[[TransportError], None]
+    ) -> None:
+        self._transport = transport
+        self._write_timeout = write_timeout
+        self._on_failure = on_failure
+        self._changed = threading.Condition()  # all below
+        self._session = 0
+        self._small: deque[_Message] = deque()
+        self._large: deque[_Message] = deque()
+        self._queued = 0
+        self._current: _Message | None = None
+        self._writing = False  # somebody writes, and will go on with what is put meanwhile
+        self._handed_over = False  # ... and that is the thread
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._window = 0
+        self._granted = 0
+        self._used = 0
+
+    def begin(self) -> int:
+        """A new session: its number. Nothing of an earlier one will be written any more, but what has been begun."""
+        with self._changed:
+            self._session += 1
+            self._drop()
+            self._window = 0
+            return self._session
+
+    def grant(self, window: int) -> None:
+        """From the message on that is put next, write at most `window` bytes ahead of the peer's acknowledgements."""
+        with self._changed:
+            self._window = self._granted = window
+            self._used = 0
+
+    def acknowledge(self, quarters: int) -> None:
+        """The peer has read so much more of its window."""
+        with self._changed:
+            self._granted += quarters * (self._window // 4)
+            self._changed.notify_all()
+
+    def put(
+        self, session: int, buffers: Sequence[Buffer], *, wait: bool = False, then: Callable[[], None] | None = None
+    ) -> None:
+        """Have a message of a session written; `then` is called once it is. With `wait`, first wait for room."""
+        message = _Message(buffers, then)
+        with self._changed:
+            if wait:
+                self._changed.wait_for(lambda: self._queued < _MAX_QUEUED or session != self._session or self._closed)
+            if session != self._session or self._closed:
+                return
+            (self._small if message.size <= _SMALL else self._large).append(message)
+            self._queued += message.size
+            if self._writing:
+                return
+            self._writing = True
+        if not self._write(may_wait=False):
+            self._hand_over()
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until all is written; whether it was in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._writing or self._closed, seconds)
+
+    def close(self) -> None:
+        """Write no more; waits for the thread."""
+        with self._changed:
+            self._closed = True
+            self._drop()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _drop(self) -> None:
+        self._small.clear()
+        self._large.clear()
+        self._queued = 0
+        self._current = None
+        self._changed.notify_all()
+
+    # -- whoever writes
+
+    def _hand_over(self) -> None:
+        with self._changed:
+            if self._closed:
+                self._writing = False
+                return
+            self._handed_over = True
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="vsrpc-outbox", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                wanted = self._changed.wait_for(lambda: self._handed_over or self._closed, _LINGER)
+                if not self._handed_over and (self._closed or not wanted):
+                    self._thread = None
+                    return
+                self._handed_over = False
+            self._write(may_wait=True)
+
+    def _write(self, may_wait: bool) -> bool:
+        """Write what there is; False when that needs waiting that is not allowed."""
+        progress = Deadline(self._write_timeout)
+        try:
+            while True:
+                with self._changed:
+                    message = self._next()
+                    if message is None:
+                        self._writing = False
+                        self._changed.notify_all()
+                        return True
+                    room = self._granted - self._used if self._window else message.size
+                    if room <= 0:
+                        if not may_wait:
+                            return False
+                        self._changed.wait(_NAP)
+                        if progress.expired:
+                            raise TransportTimeout(f"{self._transport.peer}: the host does not read in time")
+                        continue
+                try:
+                    sent = self._transport.send_some(_first(message.rest, room), _NAP if may_wait else 0)
+                except TransportTimeout:
+                    if not may_wait:
+                        return False
+                    if progress.expired:
+                        raise
+                    continue
+                progress = Deadline(self._write_timeout)
+                self._sent(message, sent)
+        except TransportError as error:
+            self._fail(error)
+            return True
+
+    def _next(self) -> _Message | None:
+        if self._current is None:
+            queue = self._small or self._large
+            self._current = queue.popleft() if queue else None
+        return self._current
+
+    def _sent(self, message: _Message, count: int) -> None:
+        message.rest = advance(message.rest, count)
+        with self._changed:
+            if self._current is not message:
+                return  # a new session has begun
+            self._used += count
+            self._queued -= count
+            if message.rest:
+                return
+            self._used += MESSAGE_COST
+            self._current = None
+            self._changed.notify_all()
+        if message.then is not None:
+            message.then()
+
+    def _fail(self, error: TransportError) -> None:
+        with self._changed:
+            self._writing = False
+            self._drop()
+        level = logging.DEBUG if isinstance(error, TransportClosed) else logging.WARNING
+        _log.log(level, "%s; its session is ended", error)
+        self._on_failure(error)
+
+
+def _first(buffers: list[memoryview], room: int) -> list[memoryview]:
+    """The first `room` bytes of the buffers."""
+    first: list[memoryview] = []
+    for buffer in buffers:
+        if room <= 0:
+            break
+        first.append(buffer[:room])
+        room -= len(buffer)
+    return first

@@ -1,0 +1,188 @@
+"""Whose turn it is at a port: an advisory lock among the clients of one host, with a queue.
+
+A port's socket serves one client at a time, and keeps others waiting without a word. So ours take turns by a lock file
+each of which names its holder. The lock is the kernel's (flock(2)): it ends with its holder, whatever that dies of. A
+second file is held by the one who waits next, so that a holder can see that somebody waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import sys
+import time
+from pathlib import Path
+
+from vsrpc.deadline import Deadline
+
+LOCK_DIR_VARIABLE = "VSRPC_LOCK_DIR"
+
+# flock(2) knows no time-out: how often the lock is tried, in seconds.
+_TRY = 0.01
+
+_NAME_MAX = 255
+
+
+class LockUnusable(Exception):
+    """No lock can be had, whoever holds it; the text names the path, the cause and the way out."""
+
+
+class PortBusy(Exception):
+    """Another process has held the port for all the time that there was; the text names it."""
+
+
+class PortLock:
+    """The lock of one socket, for one owner; not for several threads at once."""
+
+    def __init__(self, socket_path: str, directory: str | None = None) -> None:
+        """`directory`: where the lock files of all clients are; by default the same for all processes of a user, and
+        for root that of the system."""
+        self._socket_path = socket_path
+        self._directory = directory
+        self._files: tuple[Path, Path] | None = None
+        self._held: int | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether we hold it."""
+        return self._held is not None
+
+    def acquire(self, deadline: Deadline) -> bool:
+        """Hold the lock; False where it is not to be had at once and the deadline has passed already.
+
+        Raises LockUnusable; PortBusy at the deadline.
+        """
+        lock, queue = self._paths()
+        held = self._try(lock)
+        if held is None:
+            if deadline.expired:
+                return False
+            held = self._wait(lock, queue, deadline)
+        os.ftruncate(held, 0)
+        os.pwrite(held, f"{os.getpid()}\n{_command()}\n".encode("utf-8", "replace"), 0)
+        self._held = held
+        return True
+
+    def release(self) -> None:
+        """Let the next one have it; nothing where we do not hold it."""
+        held, self._held = self._held, None
+        if held is not None:
+            _let_go(held, self._paths()[0])
+
+    def wanted(self) -> bool:
+        """Whether somebody waits for us."""
+        queue = self._paths()[1]
+        waiting = self._try(queue)
+        if waiting is None:
+            return True
+        _let_go(waiting, queue)
+        return False
+
+    def holder(self) -> str:
+        """Who holds it, for messages: "process 17 (vsrpc-host download …)"; "" where nobody does."""
+        lock, _ = self._paths()
+        free = self._try(lock)
+        if free is not None:
+            _let_go(free, lock)
+            return ""
+        try:
+            pid, _, command = lock.read_text("utf-8", "replace").partition("\n")
+        except OSError:
+            pid, command = "", ""
+        if not pid:
+            return f"a process that has just taken it (fuser {lock} names it)"
+        if not os.path.exists(f"/proc/{pid}"):
+            return f"a child that process {pid} left behind when it died (fuser {lock} names it)"
+        return f"process {pid} ({command.strip()})"
+
+    def _wait(self, lock: Path, queue: Path, deadline: Deadline) -> int:
+        waiting: int | None = None
+        try:
+            while True:
+                if waiting is None:
+                    waiting = self._try(queue)
+                if waiting is not None:
+                    held = self._try(lock)
+                    if held is not None:
+                        return held
+                if deadline.expired:
+                    raise PortBusy(f"the port is held by {self.holder() or 'others in turn'}")
+                time.sleep(_TRY)
+        finally:
+            if waiting is not None:
+                _let_go(waiting, queue)
+
+    def _paths(self) -> tuple[Path, Path]:
+        if self._files is None:
+            directory = _directory(self._directory)
+            # One name for one socket, by whatever path it is reached.
+            name = os.path.realpath(self._socket_path).strip("/").replace("%", "%25").replace("/", "%")
+            name = name[-(_NAME_MAX - len(".queue")) :]
+            self._files = directory / f"{name}.lock", directory / f"{name}.queue"
+        return self._files
+
+    def _try(self, path: Path) -> int | None:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise LockUnusable(_cannot(path, error)) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            if error.errno == errno.EWOULDBLOCK:
+                return None
+            raise LockUnusable(_cannot(path, error)) from error
+        if os.fstat(fd).st_nlink == 0:  # its last holder has removed it meanwhile
+            os.close(fd)
+            return None
+        return fd
+
+
+def _let_go(fd: int, path: Path) -> None:
+    """Remove a lock file that we hold: whoever has it open already sees that it is no longer the one."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+    os.close(fd)
+
+
+def _directory(wanted: str | None) -> Path:
+    """The directory of lock files, made if it is not there. Raises LockUnusable."""
+    wanted = wanted or os.environ.get(LOCK_DIR_VARIABLE)
+    private = not wanted
+    if wanted:
+        path = Path(wanted)
+    elif os.geteuid() == 0:
+        path = Path("/run/vsrpc")
+    elif os.environ.get("XDG_RUNTIME_DIR"):
+        path = Path(os.environ["XDG_RUNTIME_DIR"]) / "vsrpc"
+    else:
+        path = Path(f"/tmp/vsrpc-{os.geteuid()}")
+    try:
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        status = path.lstat() if private else path.stat()
+    except OSError as error:
+        raise LockUnusable(_cannot(path, error)) from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise LockUnusable(f"the lock directory {path} is no directory; {_WAY_OUT}")
+    if private and status.st_uid != os.geteuid():  # in /tmp, anybody may have made it
+        raise LockUnusable(f"the lock directory {path} belongs to uid {status.st_uid}; remove it, or {_WAY_OUT}")
+    return path
+
+
+_WAY_OUT = f"name another one in connection.lock_dir of the configuration, or in {LOCK_DIR_VARIABLE}"
+
+
+def _cannot(path: Path, error: OSError) -> str:
+    return f"cannot use {path} to take turns at the port: {error.strerror}; make it writable, or {_WAY_OUT}"
+
+
+def _command() -> str:
+    """This process, as somebody who waits for it would know it."""
+    words = [os.path.basename(sys.argv[0] or sys.executable), *sys.argv[1:]] if sys.argv else [sys.executable]
+    text = " ".join(words).replace("\n", " ")
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -1,0 +1,220 @@
+"""One stream of the server: its requests in, and where one peer's session ends and the next one begins.
+
+Its thread reads and never waits for a handler or for the writing of a response, so that a peer that leaves is noticed,
+deadlines are enforced, and both directions may be full.
+
+At a port a peer may be replaced by another unseen. A sync then says so (vsrpc.wire.sync). Where nobody knows what the
+next byte belongs to, nothing is parsed until a sync that counts, or until the peer has gone:
+
+    state      begins with                        a sync                    anything else
+    plain      a peer, at a boundary              in a head: session        requests, in order
+    session    a sync                             a new session             a hello, then requests in any order
+    broken     broken HTTP in a session           a new session             dropped
+    lost       a peer that was there before us,   answered: connect anew    dropped, after one answer: 503
+               or broken HTTP of a plain client
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vsrpc.deadline import Deadline
+from vsrpc.hello import cancelled_by, hello_response, is_hello, is_link_request, link_response, window_of
+from vsrpc.outbox import Outbox
+from vsrpc.server_session import ServerSession
+from vsrpc.transports import Transport, TransportClosed, TransportTimeout
+from vsrpc.wire import (
+    CONTINUE,
+    MAGIC,
+    Acks,
+    Buffer,
+    ExpectContinue,
+    Finder,
+    Headers,
+    Limits,
+    Refused,
+    RemoteProtocolError,
+    Request,
+    Response,
+    ServerConnection,
+    ServerEvent,
+    Sync,
+    response_sync,
+)
+
+if TYPE_CHECKING:
+    from vsrpc.server import Server
+
+_log = logging.getLogger(__name__)
+
+# For how long a server that stops tries to tell its peers, in seconds.
+_FAREWELL_TIME = 1.0
+
+# Room for the fields around a message's content, and for base64 in JSON, is the dispatcher's business; the wire
+# takes bodies somewhat larger than the limit on content.
+_BODY_ROOM = 1 << 16
+
+_RESTARTED = "the guest's daemon has just started and cannot tell where your request begins; connect and send it again"
+
+
+class ServerStream:
+    """One transport's time with the server."""
+
+    def __init__(self, server: Server, transport: Transport) -> None:
+        self._server = server
+        self._transport = transport
+        self._connection = ServerConnection(Limits(max_body=server.dispatcher.max_request_size + _BODY_ROOM))
+        self._outbox = Outbox(transport, server.write_timeout, lambda error: self.end())
+        self._stall = Deadline(None)
+        self._nonce: bytes | None = None  # of a sync whose hello is still to come
+        self._greeted = False
+        self._lost: Finder | None = None
+        self._broken = False
+        self._session = self._new_session(in_order=True)
+        self.thread = threading.Thread(target=self._run, name="vsrpc-session", daemon=True)
+
+    def end(self) -> None:
+        """Close the stream, which ends its thread."""
+        self._transport.close()
+
+    def stop(self) -> None:
+        """Tell the peer that nothing more will be done (a port has no end of file to say it), and end()."""
+        self._session.stop()
+        if self._greeted:
+            self._session.say([response_sync()])
+        self._outbox.flush(_FAREWELL_TIME)
+        self.end()
+
+    # -- the stream's thread
+
+    def _run(self) -> None:
+        try:
+            if not self._transport.at_boundary:
+                self._session.say([response_sync()])
+                self._lost = Finder(MAGIC)
+                self._broken = False
+            while self._receive():
+                pass
+        except TransportClosed:
+            pass
+        except Exception:
+            _log.exception("%s: the session failed", self._transport.peer)
+        finally:
+            self._session.end()
+            self._transport.close()
+            self._outbox.close()
+            self._server.forget(self)
+
+    def _new_session(self, *, in_order: bool) -> ServerSession:
+        return ServerSession(self._server, self._transport, self._connection, self._outbox, in_order=in_order)
+
+    def _receive(self) -> bool:
+        """Receive once and handle what is complete; False when the peer has gone."""
+        deadline = self._session.next_deadline()
+        if deadline.expired:
+            self._session.expire()
+            return True
+        mid_message = self._connection.mid_message
+        if mid_message:
+            deadline = deadline.sooner(self._stall.remaining())
+        buffer = self._connection.get_buffer()
+        try:
+            count = self._transport.recv_into(buffer, deadline.remaining())
+        except TransportTimeout:
+            if mid_message and self._stall.expired:
+                stopped = f"the request stopped in the middle for {self._server.stall_timeout:g} s"
+                self._give_up(RemoteProtocolError(stopped, 408))
+            return True
+        if not count:
+            return False
+        self._stall = Deadline(self._server.stall_timeout)
+        if self._lost is not None:
+            self._on_lost_bytes(bytes(buffer[:count]), self._lost)
+            return True
+        self._connection.buffer_updated(count)
+        try:
+            while True:
+                event = self._connection.next_event()
+                if event is None:
+                    return True
+                self._on_event(event)
+        except RemoteProtocolError as error:
+            if not self._broken:
+                self._give_up(error)
+            return True
+
+    def _on_event(self, event: ServerEvent) -> None:
+        if isinstance(event, Sync):
+            self._begin(event.nonce)
+        elif isinstance(event, Acks):
+            self._outbox.acknowledge(event.count)
+        elif isinstance(event, ExpectContinue):
+            self._session.say([CONTINUE])
+        elif isinstance(event, Request) and is_link_request(event):
+            self._on_link_request(event)
+        elif self._nonce is not None:
+            raise RemoteProtocolError("a session begins with a hello")
+        elif isinstance(event, Refused):
+            self._session.take(self._server.dispatcher.refuse(event, self._transport.peer))
+        else:
+            self._session.take(self._server.dispatcher.call(event, self._transport.peer))
+
+    def _begin(self, nonce: bytes) -> None:
+        """A sync: whoever spoke before has gone."""
+        self._session.end()
+        self._transport.new_peer()
+        self._session = self._new_session(in_order=False)
+        self._nonce = nonce
+        self._greeted = self._broken = False
+
+    def _on_link_request(self, request: Request) -> None:
+        if not is_hello(request):
+            cancelled = cancelled_by(request)
+            if cancelled is not None:
+                self._session.cancel(cancelled)
+            self._session.say(self._connection.send(link_response(request)))
+            return
+        me = self._server.me
+        echo: list[Buffer] = []
+        if self._nonce is not None:
+            echo.append(response_sync(self._nonce))
+            window = 0 if self._transport.peer_sees_end else window_of(request)
+            self._outbox.grant(window)
+            if window:
+                me = replace(me, window=window, lost_output=self._transport.lost_output)
+        response = hello_response(request, me)
+        self._session.say(echo, self._connection.send(response))
+        if response.status == 200 and self._nonce is not None:
+            self._nonce = None
+            self._greeted = True
+
+    def _on_lost_bytes(self, data: bytes, finder: Finder) -> None:
+        """Somebody speaks, and nobody knows in the middle of what."""
+        asks = finder.find(data, 0, len(data)) is not None
+        if asks or not self._broken:
+            self._session.say([response_sync()])
+        if not asks and not self._broken:
+            self._broken = True
+            self._session.say(self._last_words(503, _RESTARTED))
+
+    def _give_up(self, error: RemoteProtocolError) -> None:
+        """The stream cannot be understood any more: say so, and parse nothing more of it until a sync that counts."""
+        _log.warning("%s: %s", self._transport.peer, error)
+        in_session = self._greeted or self._nonce is not None
+        self._session.end()
+        self._session = self._new_session(in_order=True)
+        self._session.say(self._last_words(error.status, str(error)))
+        self._broken = True
+        self._greeted = False
+        if self._transport.peer_sees_end:
+            self._outbox.flush(self._server.write_timeout)
+            self.end()
+        elif not in_session:
+            self._lost = Finder(MAGIC)
+
+    def _last_words(self, status: int, message: str) -> list[Buffer]:
+        headers = [("content-type", "text/plain; charset=utf-8"), ("connection", "close")]
+        return self._connection.send(Response(status, Headers(headers), f"{message}\n".encode()))

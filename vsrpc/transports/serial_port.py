@@ -1,0 +1,85 @@
+"""An open virtio-serial port in the guest: the four things that the kernel lets one do with it.
+
+SerialPort is what serial.py needs of a port, and open_port() the real one. A test may give the listener another
+`open_port`, whose ports behave like the kernel's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import stat
+from typing import Protocol, Sequence
+
+# virtio_console.c, port_fops_write: one write takes at most 32 KiB, in one descriptor of 128. writev() makes one of
+# each slice; 32 of them gain all that there is to gain.
+WRITE_SLICE = 32768
+MAX_WRITE_SLICES = 32
+DESCRIPTORS = 128
+
+# virtio_console.c: one buffer of the receive queue is a page; more than 64 a call gain nothing more.
+READ_SLICE = 4096
+MAX_READ_SLICES = 64
+
+
+class SerialPort(Protocol):
+    """An open port. One thread reads and another writes; it is closed when nobody uses it any more."""
+
+    def fileno(self) -> int:
+        """A descriptor on which an edge-triggered epoll sees an event (EPOLLIN or EPOLLHUP) whenever something changes:
+        data or a client came, or the client left, or the port was unplugged."""
+
+    def read_into(self, buffers: Sequence[memoryview]) -> int:
+        """Bytes read; 0 while no client is there. Raises BlockingIOError when the client is silent, OSError (ENODEV)
+        when the port was unplugged."""
+
+    def write(self, buffers: Sequence[memoryview]) -> int:
+        """Bytes taken, of at most MAX_WRITE_SLICES buffers of WRITE_SLICE; may be 0. Raises BlockingIOError when no
+        client is there or the queue is full, OSError (ENODEV) when the port was unplugged."""
+
+    def wait_writable(self, milliseconds: float) -> int:
+        """Wait until the port takes output: select.POLLOUT, POLLHUP (at once) where no client is there, or 0 when
+        neither came in time."""
+
+    def close(self) -> None:
+        """Give the port up."""
+
+
+class DevicePort:
+    """A character device of the kernel's virtio_console driver."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def read_into(self, buffers: Sequence[memoryview]) -> int:
+        return os.readv(self._fd, buffers)
+
+    def write(self, buffers: Sequence[memoryview]) -> int:
+        return os.writev(self._fd, buffers)
+
+    def wait_writable(self, milliseconds: float) -> int:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        return dict(poll.poll(milliseconds)).get(self._fd, 0)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def open_port(path: str) -> DevicePort:
+    """Open the port at `path`. Raises OSError: ENOENT, ENXIO, ENODEV where it is not there, EBUSY where another process
+    has it open, ENOTTY for what is no port."""
+    if not stat.S_ISCHR(os.stat(path).st_mode):
+        raise OSError(errno.ENOTTY, "not a character device, so not a virtio-serial port", path)
+    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    with select.epoll() as probe:
+        try:
+            probe.register(fd, select.EPOLLIN)
+        except PermissionError:  # epoll_ctl(2): EPERM, a file that cannot be waited for
+            os.close(fd)
+            raise OSError(errno.ENOTTY, "not a virtio-serial port: it cannot be waited for", path) from None
+    return DevicePort(fd)
