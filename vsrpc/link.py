@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager
 from typing import Callable, Iterator, NoReturn
 
-from vsrpc.client_session import NotAtBoundary, Session, SessionOver, SessionOwner, lost
+from vsrpc.client_session import Attempt, Beginning, NotAtBoundary, Session, SessionOver, SessionOwner, lost
 from vsrpc.deadline import Deadline
 from vsrpc.errors import RpcError
 from vsrpc.hello import WrongPeer
@@ -37,7 +37,7 @@ _WRONG_ANSWERS = 2
 # once (it takes some 2 ms).
 _LEAVE_TIME = 0.02
 
-# After so many seconds of waiting for the port, its holder is named in the log.
+# After so many seconds of waiting for the port, its holder is named.
 _PATIENCE = 1.0
 
 # What a UNIX socket takes unread: the sender's buffer (unix(7), SO_SNDBUF), of which the kernel's own data use some.
@@ -60,8 +60,10 @@ class Link:
         hello: bool = True,
         limits: Limits | None = None,
         lock: PortLock | None = None,
+        on_wait: Callable[[str], None] | None = None,
     ) -> None:
-        """`lock`: our turn at a port, which the link holds while it has a session there."""
+        """`lock`: our turn at a port, which the link holds while it has a session there. `on_wait` is told who holds it
+        where that takes long; without one, the log is."""
         self._name = name
         self._connect = connect
         self._owner = owner
@@ -70,11 +72,18 @@ class Link:
         self._hello = hello
         self._limits = limits or Limits()
         self._port_lock = lock
+        self._on_wait = on_wait
         self._lock = threading.Lock()  # connecting, what the session is, and the port's lock
         self._session: Session | None = None
         self._attempt: Session | None = None  # what connects now
+        self._attempts: tuple[Attempt, ...] = ()
         self._had_session = False
         self._closed = False
+
+    @property
+    def beginning(self) -> Beginning:
+        """What came of the latest connecting."""
+        return Beginning(self._attempts, self._session.peer if self._session else None)
 
     def connect(self, deadline: Deadline) -> Session:
         """The session, connecting and saying hello if need be.
@@ -86,6 +95,7 @@ class Link:
         with _held(self._lock, deadline, f"{self._name}: another call is still connecting", "READ_TIMEOUT"):
             self._check_closed()
             if self._session is None or self._session.over:
+                self._session, self._attempts = None, ()
                 self._take_turn(deadline)
                 try:
                     limit = None if self._had_session else self._connect_timeout
@@ -181,10 +191,10 @@ class Link:
                         raise
                 self._check_closed()
                 if patience.expired:
-                    _log.warning("%s: waiting for the port, which is held by %s", self._name, lock.holder())
+                    self._tell_of_waiting(lock.holder() or "others in turn")
                     patience = Deadline(None)
                 if deadline.expired:
-                    raise PortBusy(f"the port is held by {lock.holder()}")
+                    raise PortBusy(f"the port is held by {lock.holder() or 'others in turn'}")
         except PortBusy as error:
             raise RpcError(
                 Code.DEADLINE_EXCEEDED,
@@ -194,6 +204,12 @@ class Link:
             ) from error
         except LockUnusable as error:
             raise RpcError(Code.UNAVAILABLE, f"{self._name}: {error}", reason="CONNECTION_REFUSED") from error
+
+    def _tell_of_waiting(self, holder: str) -> None:
+        if self._on_wait is not None:
+            self._on_wait(holder)
+        else:
+            _log.warning("%s: waiting for the port, which is held by %s", self._name, holder)
 
     def _give_up_unused_turn(self) -> None:
         """Where no session came, or none that keeps others out, they need not wait for us."""
@@ -215,6 +231,8 @@ class Link:
             except ConnectFailed as error:
                 raise RpcError(Code.UNAVAILABLE, str(error), reason="CONNECTION_REFUSED", not_run=True) from error
             session = self._attempt = Session(transport, ClientConnection(self._limits), self._owner, self._name)
+            begun = time.monotonic()
+            failure: Exception | None = None
             try:
                 if self._hello:
                     remaining = deadline.remaining()
@@ -223,10 +241,12 @@ class Link:
                     session.greet(_socket_window(), deadline.sooner(half))
                 return session
             except NotAtBoundary as error:
+                failure = error
                 transport.close()
                 if deadline.expired:
                     self._raise_no_hello(session, error)
             except (TransportError, RemoteProtocolError, WrongPeer) as error:
+                failure = error
                 transport.close()
                 # What has echoed our own nonce is what it is.
                 wrong_answers += bool(session.heard) or isinstance(error, TransportClosed)
@@ -236,6 +256,8 @@ class Link:
             except BaseException:
                 transport.close()
                 raise
+            finally:
+                self._attempts += (session.attempt(time.monotonic() - begun, failure),)
             time.sleep(_LEAVE_TIME)
 
     def _raise_no_hello(self, session: Session, error: Exception) -> NoReturn:

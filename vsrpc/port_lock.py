@@ -128,14 +128,14 @@ class PortLock:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise LockUnusable(_cannot(path, error)) from error
+            raise LockUnusable(_cannot(path.parent, error)) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(fd)
             if error.errno == errno.EWOULDBLOCK:
                 return None
-            raise LockUnusable(_cannot(path, error)) from error
+            raise LockUnusable(_cannot(path.parent, error)) from error
         if os.fstat(fd).st_nlink == 0:  # its last holder has removed it meanwhile
             os.close(fd)
             return None
@@ -177,12 +177,17 @@ def _directory(wanted: str | None) -> Path:
 _WAY_OUT = f"name another one in connection.lock_dir of the configuration, or in {LOCK_DIR_VARIABLE}"
 
 
-def _cannot(path: Path, error: OSError) -> str:
-    return f"cannot use {path} to take turns at the port: {error.strerror}; make it writable, or {_WAY_OUT}"
+def _cannot(directory: Path, error: OSError) -> str:
+    return (
+        f"the directory {directory} cannot be used to take turns at the port: {error.strerror}; "
+        f"see to it that it exists and this user may write there, or {_WAY_OUT}"
+    )
 
 
 def _command() -> str:
     """This process, as somebody who waits for it would know it."""
-    words = [os.path.basename(sys.argv[0] or sys.executable), *sys.argv[1:]] if sys.argv else [sys.executable]
+    program, *arguments = sys.argv or [""]
+    package, name = os.path.split(program or sys.executable)
+    words = [f"python -m {os.path.basename(package)}" if name == "__main__.py" else name, *arguments]
     text = " ".join(words).replace("\n", " ")
     return text if len(text) <= 120 else text[:117] + "..."

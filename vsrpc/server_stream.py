@@ -9,6 +9,7 @@ next byte belongs to, nothing is parsed until a sync that counts, or until the p
     state      begins with                        a sync                    anything else
     plain      a peer, at a boundary              in a head: session        requests, in order
     session    a sync                             a new session             a hello, then requests in any order
+                                                                            (one that does not name it: plain)
     broken     broken HTTP in a session           a new session             dropped
     lost       a peer that was there before us,   answered: connect anew    dropped, after one answer: 503
                or broken HTTP of a plain client
@@ -29,6 +30,7 @@ from vsrpc.transports import Transport, TransportClosed, TransportTimeout
 from vsrpc.wire import (
     CONTINUE,
     MAGIC,
+    SESSION_HEADER,
     Acks,
     Buffer,
     ExpectContinue,
@@ -43,6 +45,7 @@ from vsrpc.wire import (
     ServerEvent,
     Sync,
     response_sync,
+    session_name,
 )
 
 if TYPE_CHECKING:
@@ -71,6 +74,7 @@ class ServerStream:
         self._stall = Deadline(None)
         self._nonce: bytes | None = None  # of a sync whose hello is still to come
         self._greeted = False
+        self._name: str | None = None  # of the session that a sync began
         self._lost: Finder | None = None
         self._broken = False
         self._session = self._new_session(in_order=True)
@@ -118,6 +122,7 @@ class ServerStream:
             self._session.expire()
             return True
         mid_message = self._connection.mid_message
+        self._transport.may_be_arriving = not mid_message and self._name is None
         if mid_message:
             deadline = deadline.sooner(self._stall.remaining())
         buffer = self._connection.get_buffer()
@@ -144,6 +149,8 @@ class ServerStream:
         except RemoteProtocolError as error:
             if not self._broken:
                 self._give_up(error)
+                if self._lost is not None:  # whoever came next may have asked already
+                    self._on_lost_bytes(bytes(buffer[:count]), self._lost)
             return True
 
     def _on_event(self, event: ServerEvent) -> None:
@@ -153,6 +160,9 @@ class ServerStream:
             self._outbox.acknowledge(event.count)
         elif isinstance(event, ExpectContinue):
             self._session.say([CONTINUE])
+        elif self._name is not None and event.headers.get(SESSION_HEADER) != self._name:
+            self._begin_plain()
+            self._on_event(event)
         elif isinstance(event, Request) and is_link_request(event):
             self._on_link_request(event)
         elif self._nonce is not None:
@@ -168,7 +178,17 @@ class ServerStream:
         self._transport.new_peer()
         self._session = self._new_session(in_order=False)
         self._nonce = nonce
+        self._name = session_name(nonce)
         self._greeted = self._broken = False
+
+    def _begin_plain(self) -> None:
+        """A request of a client that did not synchronise: whoever did has gone."""
+        self._session.end()
+        self._transport.new_peer()
+        self._connection.leave_session()
+        self._session = self._new_session(in_order=True)
+        self._nonce = self._name = None
+        self._greeted = False
 
     def _on_link_request(self, request: Request) -> None:
         if not is_hello(request):
@@ -203,7 +223,6 @@ class ServerStream:
     def _give_up(self, error: RemoteProtocolError) -> None:
         """The stream cannot be understood any more: say so, and parse nothing more of it until a sync that counts."""
         _log.warning("%s: %s", self._transport.peer, error)
-        in_session = self._greeted or self._nonce is not None
         self._session.end()
         self._session = self._new_session(in_order=True)
         self._session.say(self._last_words(error.status, str(error)))
@@ -212,7 +231,7 @@ class ServerStream:
         if self._transport.peer_sees_end:
             self._outbox.flush(self._server.write_timeout)
             self.end()
-        elif not in_session:
+        elif self._name is None:
             self._lost = Finder(MAGIC)
 
     def _last_words(self, status: int, message: str) -> list[Buffer]:

@@ -115,7 +115,7 @@ def test_limits() -> None:
         f"first line over {WIRE.max_line} bytes",
         f"fields over {WIRE.max_head // KIB} KiB with the first line; more than {WIRE.max_headers} of them",
         f"({WIRE.max_body:,} bytes by default)",
-        f"`server.max_request_size` and {server_session._BODY_ROOM // KIB} KiB",
+        f"`server.max_request_size` and {server_stream._BODY_ROOM // KIB} KiB",
     ],
 )
 def test_other_constants(sentence: str) -> None:

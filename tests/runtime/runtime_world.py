@@ -132,9 +132,7 @@ class RawClient:
 
     def request(self, method: str, target: str, body: bytes = b"", **headers: str) -> None:
         named = [(name.replace("_", "-"), value) for name, value in headers.items()]
-        self.send(
-            b"".join(ClientConnection().send(Request(method, target, Headers([("host", "guest"), *named]), body)))
-        )
+        self.send(b"".join(self._connection.send(Request(method, target, Headers([("host", "guest"), *named]), body))))
 
     def rpc(self, path: str, fields: dict[str, Any] | None = None, **headers: str) -> None:
         headers = {"content_type": "application/json", **headers}

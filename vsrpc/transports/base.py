@@ -39,10 +39,13 @@ class Transport(Protocol):
     `peer_sees_end`: whether the peer learns of close(). A port's client does not: to it the guest falls silent.
     `at_boundary`: whether the stream begins with this peer's first byte. At a port whose client was there before this
     end, nobody knows what its next byte belongs to.
+    `may_be_arriving`: set by who receives: whether what came last may be a new peer's, so that the port's word that
+    nobody is there may only be late.
     """
 
     peer_sees_end: bool
     at_boundary: bool
+    may_be_arriving: bool
 
     @property
     def peer(self) -> str:
@@ -78,6 +81,7 @@ class PeerStream:
 
     peer_sees_end = True
     at_boundary = True
+    may_be_arriving = False
 
     @property
     def lost_output(self) -> int:

@@ -248,6 +248,7 @@ class SerialTransport:
         buffer_size: int,
     ) -> None:
         self.at_boundary = at_boundary
+        self.may_be_arriving = True
         self._listener = listener
         self._port = port
         self._peer = peer
@@ -256,7 +257,6 @@ class SerialTransport:
         self._client_left = False
         self._full = False  # as it was when nothing could be written; poll() says POLLOUT when the client leaves, too
         self._arrival = Deadline(_ARRIVAL_GRACE)
-        self._arrived = False  # the port has told that a client is there
         self._usage = Usage(peer, listener.wake, self._release)
 
     @property
@@ -281,7 +281,6 @@ class SerialTransport:
                 try:
                     count = self._port.read_into(views)
                 except BlockingIOError:
-                    self._arrived = True
                     if not self._listener.wait_edge(poll_time(deadline)) and deadline.expired:
                         raise TransportTimeout(f"{self._peer}: nothing received in time") from None
                     self._usage.check()
@@ -290,8 +289,9 @@ class SerialTransport:
                     self._client_left = True
                 else:
                     if count:
+                        self._arrival = Deadline(_ARRIVAL_GRACE)
                         return count
-                    if self._arrived or self._arrival.expired:
+                    if not self.may_be_arriving or self._arrival.expired:
                         self._client_left = True
                     else:
                         self._listener.wait_edge(poll_time(self._arrival))

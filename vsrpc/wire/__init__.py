@@ -13,7 +13,7 @@ lets a recipient refuse is refused, and nothing is parsed after a framing error.
 """
 
 from .connection import ClientConnection, ServerConnection
-from .errors import BodyTooLarge, LocalProtocolError, ProtocolError, RemoteProtocolError
+from .errors import BodyDamaged, BodyTooLarge, LocalProtocolError, ProtocolError, RemoteProtocolError
 from .headers import Headers
 from .limits import Limits
 from .messages import (
@@ -30,7 +30,7 @@ from .messages import (
     ServerEvent,
     Sync,
 )
-from .sync import ACK, MAGIC, NO_NONCE, NONCE_SIZE, Finder, response_sync
+from .sync import ACK, MAGIC, NO_NONCE, NONCE_SIZE, SESSION_HEADER, Finder, response_sync, session_name
 
 __all__ = [
     "ACK",
@@ -39,7 +39,9 @@ __all__ = [
     "NONCE_SIZE",
     "NO_NONCE",
     "REASONS",
+    "SESSION_HEADER",
     "Acks",
+    "BodyDamaged",
     "BodyTooLarge",
     "Buffer",
     "ClientConnection",
@@ -59,4 +61,5 @@ __all__ = [
     "ServerEvent",
     "Sync",
     "response_sync",
+    "session_name",
 ]

@@ -12,7 +12,8 @@ After a RemoteProtocolError a connection discards what it is given and raises ag
 
 A sync (sync.py) makes void what came before it. Where one counts:
 
-    server, until the first one     between messages and in heads: in the body of a plain client it is content
+    server, until the first one     between messages and in heads: in the body of a plain client it is content, and
+                                    after an error it may be
     server, after it                everywhere, also after an error: bodies are now clear of it
     client, after ``sync()``        everywhere; until the one with its own nonce, nothing else counts
 Not thread-safe: receiving is for one thread at a time; ``send`` touches no state and may be called from any.
@@ -158,16 +159,21 @@ class _Connection(Generic[S, E]):
             elif self._after is None:
                 raise RemoteProtocolError(str(self._failure), self._failure.status)
             nonce = None
-            try:
-                if self._after is not None:
+            if self._after is not None:
+                try:
                     nonce = self._take_nonce(self._after)
-                if nonce is None and self._eof and self.mid_message:
-                    raise RemoteProtocolError("the peer closed the connection inside a message")
-            except RemoteProtocolError as error:
-                self._after = None
-                self._fail(error)
-                raise
+                except RemoteProtocolError as error:
+                    # No sync after all: the error before it stands, and a sync may follow.
+                    rest, self._after = self._after, None
+                    if self._failure is None:
+                        self._fail(error)
+                    self._take(rest, 0, len(rest))
+                    continue
             if nonce is None:
+                if self._eof and self.mid_message:
+                    self._after = None
+                    self._fail(RemoteProtocolError("the peer closed the connection inside a message"))
+                    continue
                 return None
             event = self._synchronise(nonce)
             if event is not None:
@@ -189,7 +195,8 @@ class _Connection(Generic[S, E]):
         if found is None:
             return end
         self._after = bytearray(source[found:end])
-        return max(start, found - len(self._marker))
+        # What cannot be told from content until the last byte is there is content until then, however it was cut.
+        return max(start, found - 1)
 
     def _synchronise(self, nonce: bytes) -> E | None:
         rest = self._after
@@ -223,6 +230,10 @@ class ServerConnection(_Connection[RequestLine, ServerEvent]):
         # A plain client takes any body as it is.
         return response_bytes(response, request_method, self._limits, None if self._finder is None else sync.MARK)
 
+    def leave_session(self) -> None:
+        """A client has come that did not synchronise: from its next request on it is a plain one."""
+        self._finder = None
+
     def _new_head(self) -> HeadReader[RequestLine]:
         return HeadReader(parse_request_line, self._limits, self._limits.max_empty_lines)
 
@@ -234,19 +245,13 @@ class ServerConnection(_Connection[RequestLine, ServerEvent]):
 
     def _messages(self) -> Iterator[ServerEvent | None]:
         while True:
-            if self._finder is not None and self._input[:1] == sync.ACK:
+            if self._finder is not None and self._input[:1] == sync.ACK and self._head.fresh:
                 rest = self._input.lstrip(sync.ACK)
                 count = len(self._input) - len(rest)
                 del self._input[:count]
                 yield Acks(count)
                 continue
-            try:
-                head = self._head.read(self._input)
-            except RemoteProtocolError:
-                if not self._sync_in_head():
-                    raise
-                yield None
-                continue
+            head = self._read_head()
             if head is None:
                 yield None
                 continue
@@ -277,18 +282,33 @@ class ServerConnection(_Connection[RequestLine, ServerEvent]):
                     yield ExpectContinue()
             self._body = None
             if refused is None:
-                yield Request(line.method, line.target, headers, sync.unseal(headers, body))
+                # A request that names no session is a plain client's, whatever went before it.
+                sealed = self._finder is not None and sync.SESSION_HEADER in headers
+                yield Request(line.method, line.target, headers, sync.unseal(headers, body) if sealed else body)
 
-    def _sync_in_head(self) -> bool:
-        """Whether what cannot be a head is, or may become, a sync."""
-        if self._after is not None:
-            return True  # the error is in what the sync makes void
-        found = self._input.find(self._marker)
-        if found >= 0:  # only before the first one: later ones have been found already
-            self._after = self._input[found + len(self._marker) :]
-            return True
-        begun = self._input.rfind(self._marker[:1])
-        return begun >= 0 and self._marker.startswith(self._input[begun:])
+    def _read_head(self) -> tuple[RequestLine, Headers] | None:
+        """Like HeadReader.read(), but a sync, or what may become one, inside a head or before it is no error.
+
+        What comes before its first byte, which no head can carry, is judged by itself: so the outcome depends on
+        the bytes alone and not on how they were cut into reads.
+        """
+        begun = self._input.find(self._marker[:1])
+        if begun < 0:
+            return self._head.read(self._input)
+        rest = self._input[begun:]
+        del self._input[begun:]
+        try:
+            head = self._head.read(self._input)
+        finally:
+            self._input += rest
+        if head is not None:
+            return head
+        size = len(self._marker)
+        if rest[:size] != self._marker[: len(rest)]:
+            return self._head.read(self._input)
+        if len(rest) >= size and self._after is None:  # the first one: later ones have been found already
+            self._after = rest[size:]
+        return None
 
 
 def _refusal(line: RequestLine, headers: Headers) -> Refused | None:
@@ -322,12 +342,17 @@ class ClientConnection(_Connection[StatusLine, ClientEvent]):
         self._fail(RemoteProtocolError("no sync has come"))
         return sync.request_sync(nonce)
 
+    def reset(self) -> None:
+        super().reset()
+        self._nonce = None
+        self._synchronised = False
+
     def send(self, request: Request) -> list[Buffer]:
         """The request as buffers for one gathering write; Content-Length is set from the body.
 
         It needs a Host header, and its target in origin-form or ``*``. Raises LocalProtocolError.
         """
-        return request_bytes(request, self._limits, None if self._nonce is None else sync.MAGIC)
+        return request_bytes(request, self._limits, self._nonce)
 
     def next_event(self) -> ClientEvent | None:
         try:
@@ -368,7 +393,8 @@ class ClientConnection(_Connection[StatusLine, ClientEvent]):
                 yield None
                 body = reader.read(self._input)
             self._body = None
-            yield Response(line.status, headers, sync.unseal(headers, body), line.reason)
+            opened = sync.unseal(headers, body) if self._synchronised else body
+            yield Response(line.status, headers, opened, line.reason)
 
 
 def _response_reader(line: StatusLine, headers: Headers, limits: Limits) -> BodyReader | None:
@@ -383,6 +409,8 @@ def _response_reader(line: StatusLine, headers: Headers, limits: Limits) -> Body
         for name in sorted(forbidden):
             if name in headers:
                 raise RemoteProtocolError(f"response of status {status}, which has no body, carries {name}")
+        if status == 304:
+            body_reader(headers, limits)  # refuses a Content-Length that is none
         return None if status < 200 else LengthReader(0, 0)
     reader = body_reader(headers, limits)
     if reader is None:

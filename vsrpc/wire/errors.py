@@ -4,8 +4,10 @@
     ├── LocalProtocolError    we broke the rules: a bug in the caller of this package; nothing was sent
     └── RemoteProtocolError   the peer broke the rules (RFC 9112 or our stricter reading of it); its
                               ``status`` is what a server should answer before it stops
-        └── BodyTooLarge      the framing is sound, only the body is over the limit: a server refuses
-                              the one request and goes on; for a client it is an error like the rest
+        ├── BodyTooLarge      the framing is sound, only the body is over the limit: a server refuses
+        │                     the one request and goes on; for a client it is an error like the rest
+        └── BodyDamaged       the body is not the one that was sent: the stream was cut, and somebody
+                              else's bytes followed
 
 A connection that raised RemoteProtocolError never parses on: where the next message begins is no
 longer known. Messages quote the offending value, shortened, and never more of the input than the byte
@@ -38,6 +40,10 @@ class BodyTooLarge(RemoteProtocolError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, 413)
+
+
+class BodyDamaged(RemoteProtocolError):
+    """A body whose checksum is wrong."""
 
 
 def shown(value: str | bytes | bytearray) -> str:

@@ -124,6 +124,11 @@ class HeadReader(Generic[S]):
         self._fields: SectionReader | None = None
 
     @property
+    def fresh(self) -> bool:
+        """Nothing of a message, nor an empty line before it, has been taken."""
+        return self._fields is None and not self._empty_lines
+
+    @property
     def started(self) -> bool:
         """A start line has been taken whose fields are still to come."""
         return self._fields is not None

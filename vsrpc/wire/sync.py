@@ -18,7 +18,7 @@ from __future__ import annotations
 import secrets
 import zlib
 
-from .errors import RemoteProtocolError, shown
+from .errors import BodyDamaged, RemoteProtocolError, shown
 from .headers import Headers
 from .messages import Buffer
 
@@ -33,11 +33,22 @@ NO_NONCE = bytes(NONCE_SIZE)
 # can begin with it.
 ACK = b"\x06"
 
+# The field at the end of MARK: no head may have it.
+SYNC_HEADER = "vsrpc-sync"
+
+# On each request after a sync: in which session it was sent. A request without is another client's.
+SESSION_HEADER = "vsrpc-session"
+
 MASK_HEADER = "vsrpc-mask"
 CHECKSUM_HEADER = "vsrpc-crc32"
 
 _MARK_END = b"\r\n\r\n"
 _MARK_TAIL = 2 * NONCE_SIZE + len(_MARK_END)
+
+
+def session_name(nonce: bytes) -> str:
+    """How requests name the session that began with this nonce."""
+    return nonce[:8].hex()
 
 
 def request_sync(nonce: bytes) -> bytes:
@@ -85,12 +96,10 @@ class Finder:
         """
         size = len(self._marker)
         edge = self._tail + source[start : min(end, start + size - 1)]
-        found = edge.find(self._marker)
-        if found >= 0:
-            found += start - len(self._tail)
-        else:
-            found = source.find(self._marker, start, end)
-        if found >= 0:
+        in_edge = edge.find(self._marker)
+        # It may have begun in an earlier piece, before the beginning of this source.
+        found = in_edge + start - len(self._tail) if in_edge >= 0 else source.find(self._marker, start, end)
+        if in_edge >= 0 or found >= 0:
             self._tail = b""
             return found + size
         if end - start >= size - 1:
@@ -119,12 +128,14 @@ def seal(body: Buffer, marker: bytes) -> tuple[Buffer, list[tuple[str, str]]]:
 
 
 def unseal(headers: Headers, body: Buffer) -> Buffer:
-    """The body as it was before seal(). Raises RemoteProtocolError where it is another one."""
-    checksum = headers.get(CHECKSUM_HEADER)
-    if checksum is not None and checksum != f"{zlib.crc32(body):08x}":
-        raise RemoteProtocolError(
-            f"the body was damaged on the way: its CRC-32 is {zlib.crc32(body):08x}, its head says {shown(checksum)}"
-        )
+    """The body as it was before seal(). Raises RemoteProtocolError where it is another one, or was not sealed."""
+    if not len(body):
+        return body
+    checksum, actual = headers.get(CHECKSUM_HEADER), f"{zlib.crc32(body):08x}"
+    if checksum is None:
+        raise RemoteProtocolError(f"a body of {len(body)} bytes came without {CHECKSUM_HEADER}")
+    if checksum != actual:
+        raise BodyDamaged(f"the body was damaged on the way: its CRC-32 is {actual}, its head says {shown(checksum)}")
     mask = headers.get(MASK_HEADER)
     if mask is None:
         return body

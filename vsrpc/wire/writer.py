@@ -12,15 +12,15 @@ from .errors import LocalProtocolError, shown
 from .headers import Headers
 from .limits import Limits
 from .messages import REASONS, Buffer, Request, Response
-from .sync import seal
+from .sync import MAGIC, SESSION_HEADER, SYNC_HEADER, seal, session_name
 
 # Up to this size, in bytes, head and body are joined: a virtio-serial port takes each buffer of a gathering
 # write as one descriptor, of which it has few, and of at most 32 KiB (virtio_console.c, port_fops_write).
 _JOINED = 32768
 
 
-def request_bytes(request: Request, limits: Limits, marker: bytes | None = None) -> list[Buffer]:
-    """`marker`: what the body must be clear of, between peers that synchronised."""
+def request_bytes(request: Request, limits: Limits, nonce: bytes | None = None) -> list[Buffer]:
+    """`nonce`: of the session that it is sent in, between peers that synchronised."""
     method, target = request.method, request.target
     if not grammar.METHOD.fullmatch(method) or method in ("CONNECT", "TRACE"):
         raise LocalProtocolError(f"method {shown(method)} cannot be sent: use an upper-case one, not CONNECT or TRACE")
@@ -37,7 +37,11 @@ def request_bytes(request: Request, limits: Limits, marker: bytes | None = None)
     if len(hosts) != 1 or not grammar.HOST.fullmatch(hosts[0]):
         raise LocalProtocolError(f"Host {shown(', '.join(hosts))}: a request needs exactly one valid Host header")
     start = f"{method} {target} HTTP/1.1"
-    body, fields = (request.body, []) if marker is None else seal(request.body, marker)
+    body = request.body
+    fields: list[tuple[str, str]] = []
+    if nonce is not None:
+        body, fields = seal(body, MAGIC)
+        fields.append((SESSION_HEADER, session_name(nonce)))
     return _assemble(start, request.headers, [*fields, ("content-length", str(_length(body)))], body, limits)
 
 
@@ -73,9 +77,9 @@ def _length(body: Buffer) -> int:
 def _assemble(
     start: str, headers: Headers, framing: Iterable[tuple[str, str]], body: Buffer, limits: Limits
 ) -> list[Buffer]:
-    for name in ("content-length", "transfer-encoding"):
+    for name in ("content-length", "transfer-encoding", SYNC_HEADER):
         if name in headers:
-            raise LocalProtocolError(f"header {name} is set here, from the body: leave it out")
+            raise LocalProtocolError(f"header {name} is set here: leave it out")
     lines = [start]
     lines += [f"{name}: {value}" for name, value in headers]
     lines += [f"{name}: {value}" for name, value in framing]
