@@ -122,7 +122,7 @@ class ServerStream:
             self._session.expire()
             return True
         mid_message = self._connection.mid_message
-        self._transport.may_be_arriving = not mid_message and self._name is None
+        self._transport.may_be_arriving = not mid_message and self._name is None and self._lost is None
         if mid_message:
             deadline = deadline.sooner(self._stall.remaining())
         buffer = self._connection.get_buffer()
