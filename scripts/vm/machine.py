@@ -40,17 +40,22 @@ class VM:
     def __init__(self, name: str = "default") -> None:
         self.name = name
         self.run = run_dir(name)
-        self.ga = GuestAgent(self.run / "ga.sock")
+        self.ga = GuestAgent(self.run / qemu.AGENT.file)
 
     @property
     def socket(self) -> Path:
         """The host end of the vsrpc port."""
-        return self.run / "vsrpc.sock"
+        return self.run / qemu.VSRPC.file
 
     @property
     def spare_socket(self) -> Path:
         """The host end of a port that nothing in the guest opens by itself (/dev/virtio-ports/test.spare.0)."""
-        return self.run / "spare.sock"
+        return self.run / qemu.SPARE.file
+
+    @property
+    def control_socket(self) -> Path:
+        """The host end of another such port (/dev/virtio-ports/test.control.0): for tests to talk to their programs."""
+        return self.run / qemu.CONTROL.file
 
     @property
     def running(self) -> bool:
@@ -118,14 +123,23 @@ class VM:
 
     def unplug_port(self) -> None:
         """Take the vsrpc port away, as `virsh detach-device` does. Returns when QEMU has done so."""
-        with connect(self.run / "qmp.sock") as qmp:
-            qmp.command("device_del", id=qemu.PORT_ID)
-            qmp.wait_event("DEVICE_DELETED")
+        self._unplug(qemu.VSRPC)
 
     def replug_port(self) -> None:
         """Bring the vsrpc port back, on the same socket."""
-        port = {"id": qemu.PORT_ID, "bus": f"{qemu.CONTROLLER_ID}.0", "name": qemu.PORT_NAME}
-        self.qmp("device_add", driver="virtserialport", chardev=qemu.PORT_CHARDEV, **port)
+        self._replug(qemu.VSRPC)
+
+    def unplug_spare_port(self) -> None:
+        """Like unplug_port()."""
+        self._unplug(qemu.SPARE)
+
+    def replug_spare_port(self, number: int | None = None) -> None:
+        """Like replug_port().
+
+        Args:
+            number: on the controller (1 to 30), whose virtqueues it gets; by default the lowest that is free.
+        """
+        self._replug(qemu.SPARE, number)
 
     def pause(self) -> None:
         """Stop the guest's CPUs."""
@@ -177,6 +191,17 @@ class VM:
                 log = self.ga.exec(["/bin/journalctl", "-u", SERVICE, "-n", "20", "--no-pager", "-o", "cat"]).stdout
                 raise VMError(f"{SERVICE} does not serve after {limit:g} s:\n{log.decode(errors='replace')}")
             time.sleep(0.1)
+
+    def _unplug(self, port: qemu.Port) -> None:
+        with connect(self.run / "qmp.sock") as qmp:
+            qmp.command("device_del", id=port.ident)
+            qmp.wait_event("DEVICE_DELETED")
+
+    def _replug(self, port: qemu.Port, number: int | None = None) -> None:
+        device: dict[str, Any] = {"id": port.ident, "bus": f"{qemu.CONTROLLER_ID}.0", "name": port.name}
+        if number is not None:
+            device["nr"] = number
+        self.qmp("device_add", driver="virtserialport", chardev=port.chardev, **device)
 
     @property
     def _disk(self) -> Path:

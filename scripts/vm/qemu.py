@@ -16,8 +16,7 @@ from .errors import VMError
 from .host import environment
 from .image import Image
 
-PORT_NAME, SPARE_NAME, AGENT_NAME = "test.vserial.0", "test.spare.0", "org.qemu.guest_agent.0"
-PORT_ID, CONTROLLER_ID, PORT_CHARDEV, DISK_ID = "vsrpc-port", "serial0", "vsrpc-chardev", "disk0"
+CONTROLLER_ID, DISK_ID = "serial0", "disk0"
 # Address randomisation stays on: a kernel that is unpacked over the code of the one before a reset makes QEMU's
 # emulation drop that code piece by piece, for 20 seconds.
 KERNEL_ARGS = (
@@ -45,6 +44,23 @@ TERM_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
+class Port:
+    """A virtio-serial port: its id, its name in the guest, the id of its character device, and its socket's file."""
+
+    ident: str
+    name: str
+    chardev: str
+    file: str
+
+
+VSRPC = Port("vsrpc-port", "test.vserial.0", "vsrpc-chardev", "vsrpc.sock")
+SPARE = Port("spare-port", "test.spare.0", "spare", "spare.sock")
+# A test's way to what it runs in the guest, where the agent's tenth of a second a command is too much.
+CONTROL = Port("control-port", "test.control.0", "control", "control.sock")
+AGENT = Port("ga-port", "org.qemu.guest_agent.0", "ga", "ga.sock")
+
+
+@dataclass(frozen=True)
 class Setup:
     """What differs between one VM and the next."""
 
@@ -66,11 +82,11 @@ def command(setup: Setup) -> list[str]:
     # The disk is thrown away with the VM, so nothing has to reach the host's disk.
     args += ["-drive", f"if=none,id={DISK_ID},format=qcow2,cache=unsafe,file={setup.disk}"]
     args += ["-device", f"virtio-blk-pci,drive={DISK_ID}"]
-    args += ["-device", f"virtio-serial-pci,id={CONTROLLER_ID},max_ports=16"]
-    ports = ((PORT_CHARDEV, "vsrpc", PORT_ID, PORT_NAME), ("spare", "spare", "spare-port", SPARE_NAME))
-    for chardev, sock, ident, name in (*ports, ("ga", "ga", "ga-port", AGENT_NAME)):
-        args += ["-chardev", f"socket,id={chardev},path={run / (sock + '.sock')},server=on,wait=off"]
-        args += ["-device", f"virtserialport,bus={CONTROLLER_ID}.0,chardev={chardev},id={ident},name={name}"]
+    args += ["-device", f"virtio-serial-pci,id={CONTROLLER_ID},max_ports=31"]
+    for port in (VSRPC, SPARE, CONTROL, AGENT):
+        args += ["-chardev", f"socket,id={port.chardev},path={run / port.file},server=on,wait=off"]
+        device = f"virtserialport,bus={CONTROLLER_ID}.0,chardev={port.chardev},id={port.ident},name={port.name}"
+        args += ["-device", device]
     console = f"socket,id=console,path={run / 'console.sock'},server=on,wait=off,logfile={run / 'console.log'}"
     args += ["-chardev", console, "-serial", "chardev:console"]
     args += ["-qmp", f"unix:{run / 'qmp.sock'},server=on,wait=off"]
