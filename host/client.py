@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
 import vsrpc
 from host import transfer
@@ -39,7 +39,8 @@ class VirtioRPCClient:
     `socket_path` is the UNIX socket of the port, or a target: "unix:PATH", "vsock:CID:PORT", "local:" (an embedded
     guest daemon). Times are in seconds; the defaults are those of host/config.yaml. `json=True` speaks JSON instead of
     protobuf. Use it as a context manager, or call connect() and disconnect(); without connect(), the first call
-    connects. Threads may share it.
+    connects. Threads may share it. `lock_dir` is where the clients of a port take turns (None: VSRPC_LOCK_DIR, or the
+    user's own); `on_wait` is told who holds the port, where that must be waited for.
 
     Results are {"code": 0, "message": "success", "timestamp": unix seconds, "data": {…}} with the fields of the
     schema as data. A call that fails raises RPCError; a local file that cannot be used raises OSError; an argument that
@@ -57,6 +58,8 @@ class VirtioRPCClient:
         max_retries: int = 3,
         retry_interval: float = 1.0,
         backoff_factor: float = 2.0,
+        lock_dir: str | None = None,
+        on_wait: Callable[[str], None] | None = None,
     ) -> None:
         self._target = socket_path
         self._json = json
@@ -67,16 +70,21 @@ class VirtioRPCClient:
             max_retries=max_retries,
             retry_interval=retry_interval,
             backoff_factor=backoff_factor,
+            lock_dir=lock_dir,
+            on_wait=on_wait,
         )
         self._lock = threading.Lock()
         self._local: LocalGuest | None = None
         self._channel: Channel | None = None
         self._backend: Backend | None = None
 
-    def connect(self) -> None:
-        """Connect to the guest now. Raises RPCError, and UsageError for a target that is none."""
+    def connect(self, timeout: float | None = None) -> None:
+        """Connect to the guest now, waiting for others who have the port until `timeout` (default: read_timeout).
+
+        Raises RPCError, and UsageError for a target that is none.
+        """
         try:
-            self._connected()[0].connect()
+            self._connected()[0].connect(timeout)
         except RpcError as error:
             self.disconnect()
             raise from_rpc_error(error) from error
@@ -105,9 +113,9 @@ class VirtioRPCClient:
         """The channel, for typed stubs: SystemStub(client.channel).Info(). It connects at the first call."""
         return self._connected()[0]
 
-    def ping(self) -> dict[str, Any]:
+    def ping(self, timeout: float | None = None) -> dict[str, Any]:
         """Whether the daemon answers. Data: timestamp, uptime, message."""
-        return self._call("System", "Ping")
+        return self._call("System", "Ping", timeout=timeout)
 
     def get_system_info(self) -> dict[str, Any]:
         """What the guest is. Data: fields of InfoResponse."""

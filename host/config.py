@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Mapping
 
 from host.errors import UsageError
+from vsrpc.port_lock import LOCK_DIR_VARIABLE
 
 SOCKET_VARIABLE = "VIRTIO_SOCKET"
 SYSTEM_FILE = "/etc/vsrpc/host.yaml"
@@ -25,6 +26,7 @@ class Settings:
     connect_timeout: float = 5.0
     read_timeout: float = 30.0
     write_timeout: float = 30.0
+    lock_dir: str | None = None
     max_retries: int = 3
     retry_interval: float = 1.0
     backoff_factor: float = 2.0
@@ -83,3 +85,8 @@ def target(option: str | None, environ: Mapping[str, str], settings: Settings) -
             "(to try things out without a VM: -s local:)"
         )
     return chosen
+
+
+def lock_dir(environ: Mapping[str, str], settings: Settings) -> str | None:
+    """Where the clients of a port take turns; None for the user's own directory."""
+    return environ.get(LOCK_DIR_VARIABLE) or settings.lock_dir

@@ -35,6 +35,7 @@ class ConnectionSection:
     connect_timeout: float = key(seconds(0.01, _LONGEST), _DEFAULT.connect_timeout)
     read_timeout: float = key(seconds(0.01, _LONGEST), _DEFAULT.read_timeout)
     write_timeout: float = key(seconds(0.01, _LONGEST), _DEFAULT.write_timeout)
+    lock_dir: str | None = key(or_null(absolute_path), _DEFAULT.lock_dir)
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def parse(path: str) -> Settings:
         connect_timeout=connection.connect_timeout,
         read_timeout=connection.read_timeout,
         write_timeout=connection.write_timeout,
+        lock_dir=connection.lock_dir,
         max_retries=retry.max_retries,
         retry_interval=retry.retry_interval,
         backoff_factor=retry.backoff_factor,

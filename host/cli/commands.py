@@ -26,6 +26,21 @@ def _ping(client: VirtioRPCClient, args: Arguments) -> int:
     return _print_data(client.ping(), args)
 
 
+def _wait(client: VirtioRPCClient, args: Arguments) -> int:
+    from host.waiting import wait
+
+    return _print_data(wait(client, args.patience), args)
+
+
+def _doctor(client: VirtioRPCClient, args: Arguments) -> int:
+    from host.cli.diagnosis import print_finding, print_verdict
+    from host.doctor import examine
+
+    report = examine(client, (lambda finding: None) if args.raw else print_finding)
+    print_verdict(report, args.raw)
+    return exits.of_reason(report.reason) if report.reason else exits.OK
+
+
 def _info(client: VirtioRPCClient, args: Arguments) -> int:
     return _print_data(client.get_system_info(), args)
 
@@ -106,6 +121,8 @@ def _service(client: VirtioRPCClient, args: Arguments) -> int:
 
 COMMANDS: Mapping[str, Command] = {
     "ping": _ping,
+    "wait": _wait,
+    "doctor": _doctor,
     "info": _info,
     "status": _status,
     "exec": _exec,

@@ -16,6 +16,7 @@ REFUSED = 4
 REMOTE = 5
 TIMEOUT = 6
 PROTOCOL = 7
+OUTCOME_UNKNOWN = 8
 EXEC_BASE = 200
 INTERRUPTED = 130
 TERMINATED = 143
@@ -38,6 +39,7 @@ _OF_REASON = {
     "METHOD_NOT_ALLOWED": PROTOCOL,
     "JSON_PARSE_ERROR": PROTOCOL,
     "UNSUPPORTED_MEDIA_TYPE": PROTOCOL,
+    "OUTCOME_UNKNOWN": OUTCOME_UNKNOWN,
 }
 
 HELP = f"""\
@@ -48,14 +50,21 @@ exit codes:
   {CONNECTION}    no connection: no such socket, nobody listens, connection lost, the guest is stopping
   {REFUSED}    refused by the guest's policy or permissions
   {REMOTE}    the guest could not do it (no such file, disk full, service failed, no such command …)
-  {TIMEOUT}    timeout
+  {TIMEOUT}    timeout, nobody answers, or another client holds the port
   {PROTOCOL}    what answers is not a vsrpc guest, or not of a version that fits
+  {OUTCOME_UNKNOWN}    the link was lost, and whether the call took effect is not known: look before you call again
   {INTERRUPTED}  interrupted (Ctrl-C)
 exec exits with the remote command's exit code (128+N if signal N killed it); its own failures are {EXEC_BASE} higher:
 {EXEC_BASE + USAGE} wrong usage, {EXEC_BASE + CONNECTION} no connection, {EXEC_BASE + REFUSED} refused, \
-{EXEC_BASE + REMOTE} not started, {EXEC_BASE + TIMEOUT} timeout, {EXEC_BASE + PROTOCOL} protocol."""
+{EXEC_BASE + REMOTE} not started, {EXEC_BASE + TIMEOUT} timeout, {EXEC_BASE + PROTOCOL} protocol, \
+{EXEC_BASE + OUTCOME_UNKNOWN} outcome not known."""
 
 
 def of_error(error: RPCError) -> int:
     """The exit code of a call that failed."""
-    return _OF_REASON.get(error.reason, REMOTE)
+    return of_reason(error.reason)
+
+
+def of_reason(reason: str) -> int:
+    """The exit code that goes with an error code's short name."""
+    return _OF_REASON.get(reason, REMOTE)

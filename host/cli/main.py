@@ -56,12 +56,14 @@ def _run(args: argparse.Namespace) -> int:
     client = VirtioRPCClient(
         target,
         json=args.json,
-        connect_timeout=min(settings.connect_timeout, args.timeout or settings.connect_timeout),
+        connect_timeout=args.patience or min(settings.connect_timeout, args.timeout or settings.connect_timeout),
         read_timeout=args.timeout or settings.read_timeout,
         write_timeout=args.timeout or settings.write_timeout,
         max_retries=settings.max_retries,
         retry_interval=settings.retry_interval,
         backoff_factor=settings.backoff_factor,
+        lock_dir=config.lock_dir(os.environ, settings),
+        on_wait=lambda holder: complain("waiting", f"the port is held by {holder}"),
     )
     # Not `with`: that connects at once, and a wrong local file should be told without a guest.
     try:

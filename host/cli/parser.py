@@ -14,9 +14,20 @@ from vsrpc._version import __version__
 PROG = "vsrpc-host"
 ACTIONS = ("status", "start", "stop", "restart", "enable", "disable")
 
+WAIT_SECONDS = 300.0
+DOCTOR_SECONDS = 10.0
+
 # What holds when an option is given nowhere; the parsers themselves have no defaults, so that one that stands after the
 # command does not undo one before it.
-_DEFAULTS = {"socket": None, "config": None, "debug": False, "raw": False, "json": False, "timeout": None}
+_DEFAULTS = {
+    "socket": None,
+    "config": None,
+    "debug": False,
+    "raw": False,
+    "json": False,
+    "timeout": None,
+    "patience": None,
+}
 
 
 class CommandLineError(Exception):
@@ -42,7 +53,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         if given.command == "exec":
             hint = "; put the whole command in quotes"
         raise CommandLineError(f"unrecognized arguments: {' '.join(rest)}{hint} (see {PROG} --help)", given.command)
-    return argparse.Namespace(**{**_DEFAULTS, **vars(given)})
+    args = argparse.Namespace(**{**_DEFAULTS, **vars(given)})
+    if args.patience is not None and args.timeout is not None:
+        args.patience = args.timeout
+    return args
 
 
 def _build() -> argparse.ArgumentParser:
@@ -65,6 +79,10 @@ def _build() -> argparse.ArgumentParser:
         return added
 
     command("ping", "see whether the guest answers")
+    wait = command("wait", "wait until the guest answers a ping", timeout=False)
+    _add_patience(wait, WAIT_SECONDS, "give up after so many seconds")
+    doctor = command("doctor", "find out why the guest does not answer, or that it does", timeout=False)
+    _add_patience(doctor, DOCTOR_SECONDS, "seconds to wait for others who have the port, and for an answer")
     command("info", "what the guest is: system, hardware, interfaces, file systems")
     command("status", "how the guest does: CPU, memory, disks, load")
 
@@ -119,6 +137,18 @@ def _add_common(parser: argparse.ArgumentParser, timeout: bool) -> None:
     add("--json", action="store_true", help="speak JSON instead of protobuf")
     if timeout:
         add("-t", "--timeout", type=_seconds, metavar="SEC", help="default timeout of a call, in seconds")
+
+
+def _add_patience(parser: argparse.ArgumentParser, default: float, help: str) -> None:
+    parser.set_defaults(patience=default)
+    parser.add_argument(
+        "-t",
+        "--timeout",
+        type=_seconds,
+        default=argparse.SUPPRESS,
+        metavar="SEC",
+        help=f"{help} (default: {default:g})",
+    )
 
 
 def _add_transfer(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ from guest.services import file, shell
 from host.cli import exits, parser
 from host.config import SOCKET_VARIABLE
 from host.transfer import DEFAULT_CHUNK_SIZE
-from vsrpc import hello, metadata, server, server_session
+from vsrpc import hello, metadata, server, server_session, server_stream
 from vsrpc.status import Code
 from vsrpc.v1 import error_tables, file_tables, service_tables, shell_tables, system_tables
 from vsrpc.wire import Limits
@@ -148,6 +148,10 @@ def test_options() -> None:
     assert SOCKET_VARIABLE in dict(table("README.md", "| option | meaning |"))["`-s`, `--socket PATH`"]
 
 
+# For these --timeout is no matter of a single call.
+OWN_TIMEOUT = ("exec", "wait", "doctor")
+
+
 def test_commands() -> None:
     root, commands = subparsers()
     said: dict[str, list[str]] = {}
@@ -156,7 +160,7 @@ def test_commands() -> None:
             said[name] = [part for word in code_words(arguments) for part in re.split(r"[ /](?=[-A-Za-z])", word)]
     assert list(said) == list(commands)
     for name, words in said.items():
-        own = options(commands[name]) - (options(root) - {"--timeout"} if name == "exec" else options(root))
+        own = options(commands[name]) - (options(root) - {"--timeout"} if name in OWN_TIMEOUT else options(root))
         assert {word for word in words if word.startswith("-")} == own, name
 
 
@@ -164,6 +168,8 @@ def test_commands() -> None:
     ("command", "option", "default"),
     [
         ("exec", "`--timeout SEC`", f"{shell.DEFAULT_TIMEOUT:g}"),
+        ("wait", "`--timeout SEC`", f"{parser.WAIT_SECONDS:g}"),
+        ("doctor", "`--timeout SEC`", f"{parser.DOCTOR_SECONDS:g}"),
         ("upload", "`--mode`", "0644"),
         ("upload", "`--chunk-size`", f"{DEFAULT_CHUNK_SIZE // MIB}MB"),
         ("download", "`--chunk-size`", f"{DEFAULT_CHUNK_SIZE // MIB}MB"),
@@ -184,7 +190,7 @@ def test_exit_codes() -> None:
     said = {word for row in table("README.md", "| exit code | meaning |") for word in row[0].split()}
     assert said == {*(str(code) for code in codes - {exits.EXEC_BASE}), "`exec`"}
     in_exec = dict(table("README.md", "| exit code | meaning |"))["`exec`"]
-    own = (exits.CONNECTION, exits.REFUSED, exits.REMOTE, exits.TIMEOUT)
+    own = (exits.CONNECTION, exits.REFUSED, exits.REMOTE, exits.TIMEOUT, exits.OUTCOME_UNKNOWN)
     assert re.findall(r"\b2\d\d\b", in_exec) == [str(exits.EXEC_BASE + code) for code in (0, *own)]
 
 

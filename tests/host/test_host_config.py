@@ -37,6 +37,7 @@ connection:
   connect_timeout: 1
   read_timeout: 2.5
   write_timeout: 3
+  lock_dir: /run/locks
 retry:
   max_retries: 0
   retry_interval: 0.5
@@ -52,6 +53,7 @@ logging:
         connect_timeout=1.0,
         read_timeout=2.5,
         write_timeout=3.0,
+        lock_dir="/run/locks",
         max_retries=0,
         retry_interval=0.5,
         backoff_factor=1.5,
@@ -70,6 +72,7 @@ logging:
         ("connection:\n  read_timeout: soon\n", "host.yaml:2: connection.read_timeout: 'soon' is not a number"),
         ("connection:\n  connect_timeout: 0\n", "host.yaml:2: connection.connect_timeout: 0 is out of range"),
         ("connection:\n  socket_path: 7\n", "host.yaml:2: connection.socket_path: 7 is not a text"),
+        ("connection:\n  lock_dir: locks\n", "host.yaml:2: connection.lock_dir: 'locks' is not an absolute path"),
         ("retry:\n  max_retries: -1\n", "host.yaml:2: retry.max_retries: -1 is out of range"),
         ("retry: {max_retries: 1.5}\n", "host.yaml:1: retry.max_retries: 1.5 is not a whole number"),
         ("logging:\n  level: LOUD\n", "host.yaml:2: logging.level: 'LOUD' is not one of"),
@@ -119,7 +122,10 @@ def test_places_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest
 
 def test_option_wins_over_environment_over_file() -> None:
     settings = Settings(target="/from/file")
-    environ = {"VIRTIO_SOCKET": "/from/environment"}
+    environ = {"VIRTIO_SOCKET": "/from/environment", "VSRPC_LOCK_DIR": "/locks/environment"}
+    locks = Settings(lock_dir="/locks/file")
+    assert config.lock_dir(environ, locks) == "/locks/environment"
+    assert [config.lock_dir({}, each) for each in (locks, Settings())] == ["/locks/file", None]
     assert config.target("/from/option", environ, settings) == "/from/option"
     assert config.target(None, environ, settings) == "/from/environment"
     with pytest.raises(UsageError, match="no socket given"):

@@ -8,7 +8,7 @@ import pytest
 
 from host.cli import exits
 from host.errors import NUMBERS, RPCError, failure, from_rpc_error
-from vsrpc.errors import ErrorDetail, RpcError
+from vsrpc.errors import ErrorDetail, RpcError, outcome_unknown
 from vsrpc.status import Code
 from vsrpc.v1.error_pb2 import ErrorDetail as DetailMessage
 from vsrpc.v1.error_tables import ERROR_CODES
@@ -61,6 +61,11 @@ def test_every_client_side_failure_has_a_class_of_its_own() -> None:
         "WRITE_TIMEOUT": exits.TIMEOUT,
         "PROTOCOL_ERROR": exits.PROTOCOL,
     }
+
+
+def test_a_call_that_may_have_taken_effect_has_a_class_of_its_own() -> None:
+    error = outcome_unknown("/x: the guest's daemon was restarted after the call was sent")
+    assert exits.of_error(from_rpc_error(error)) == exits.OUTCOME_UNKNOWN
 
 
 def test_classes_name_only_codes_of_the_schema() -> None:

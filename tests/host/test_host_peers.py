@@ -7,46 +7,14 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
+from host_peers import greet, hang_up, say_nothing, serving, speak
 
 from host.cli.main import main
 from host.cli.output import TransferProgress
-from vsrpc.wire import response_sync
-
-Behaviour = Callable[[socket.socket], None]
-
-
-def speak(answer: bytes) -> Behaviour:
-    def behave(peer: socket.socket) -> None:
-        peer.recv(65536)
-        peer.sendall(answer)
-        peer.recv(65536)  # until the client leaves
-
-    return behave
-
-
-def greet(version: int, then: bytes = b"") -> Behaviour:
-    """A guest that speaks that version, and then says something."""
-
-    def behave(peer: socket.socket) -> None:
-        nonce = peer.recv(65536)[16:32]
-        peer.sendall(response_sync(nonce) + HELLO.replace(b"version: 1", b"version: %d" % version) + then)
-        peer.recv(65536)
-
-    return behave
-
-
-def say_nothing(peer: socket.socket) -> None:
-    while peer.recv(65536):
-        pass
-
-
-def hang_up(peer: socket.socket) -> None:
-    peer.recv(1)
 
 
 @pytest.fixture
@@ -58,30 +26,8 @@ def clients() -> list[int]:
 @pytest.fixture
 def peer(tmp_path: Path, request: pytest.FixtureRequest, clients: list[int]) -> Iterator[str]:
     """A socket whose every client is treated in the way that the test's parameter says."""
-    behave: Behaviour = request.param
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(tmp_path / "s"))
-    listener.listen(8)
-
-    def serve() -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            clients.append(client.fileno())
-            with client:
-                try:
-                    behave(client)
-                except OSError:
-                    pass  # the client left first
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    yield str(tmp_path / "s")
-    listener.shutdown(socket.SHUT_RDWR)
-    thread.join()
-    listener.close()
+    with serving(tmp_path / "s", request.param, clients) as path:
+        yield path
 
 
 @pytest.fixture(params=["proto", "json"])
@@ -107,12 +53,6 @@ def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> R
         return code, text
 
     return run
-
-
-HELLO = (
-    b"HTTP/1.1 200 OK\r\nvsrpc-version: 1\r\nvsrpc-instance: i\r\nvsrpc-agent: a\r\n"
-    b"vsrpc-max-request-size: 1000\r\ncontent-length: 0\r\n\r\n"
-)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +84,15 @@ def test_peers_that_are_no_guest(
 def test_a_peer_that_breaks_off_is_not_worn_out(run: Run, peer: str, clients: list[int], mode: list[str]) -> None:
     run("-s", peer, "-t", "30", *mode, "exec", "ls")
     assert len(clients) <= 3
+
+
+def test_a_port_whose_queue_is_full(run: Run, tmp_path: Path, mode: list[str]) -> None:
+    """Of clients that QEMU does not let in while another one has the port, our own first attempt among them."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(0)
+        code, text = run("-s", str(tmp_path / "s"), *mode, "-t", "0.5", "ping")
+    assert (code, "connected, but nobody answers" in text) == (6, True), text
 
 
 def test_sockets_that_nobody_serves(run: Run, mode: list[str], tmp_path: Path) -> None:

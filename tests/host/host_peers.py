@@ -1,0 +1,80 @@
+"""Sockets that are no vsrpc guest, or an odd one."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Callable, Iterator
+
+from vsrpc.wire import MAGIC, response_sync
+from vsrpc.wire.sync import take_magic_nonce
+
+Behaviour = Callable[[socket.socket], None]
+
+HELLO = (
+    b"HTTP/1.1 200 OK\r\nvsrpc-version: 1\r\nvsrpc-instance: i\r\nvsrpc-agent: a\r\n"
+    b"vsrpc-max-request-size: 1000\r\ncontent-length: 0\r\n\r\n"
+)
+
+
+def speak(answer: bytes) -> Behaviour:
+    def behave(peer: socket.socket) -> None:
+        peer.recv(65536)
+        peer.sendall(answer)
+        peer.recv(65536)  # until the client leaves
+
+    return behave
+
+
+def greet(version: int, then: bytes = b"") -> Behaviour:
+    """A guest that speaks that version, and then says something."""
+
+    def behave(peer: socket.socket) -> None:
+        nonce = take_magic_nonce(bytearray(peer.recv(65536).partition(MAGIC)[2]))
+        assert nonce is not None
+        peer.sendall(response_sync(nonce) + HELLO.replace(b"version: 1", b"version: %d" % version) + then)
+        peer.recv(65536)
+
+    return behave
+
+
+def say_nothing(peer: socket.socket) -> None:
+    while peer.recv(65536):
+        pass
+
+
+def hang_up(peer: socket.socket) -> None:
+    peer.recv(1)
+
+
+@contextmanager
+def serving(path: Path, behave: Behaviour, clients: list[int] | None = None) -> Iterator[str]:
+    """A socket that lets in one client after the other, as QEMU does; `clients` grows by one for each."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(8)
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            if clients is not None:
+                clients.append(client.fileno())
+            with client:
+                try:
+                    behave(client)
+                except OSError:
+                    pass  # the client left first
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield str(path)
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        listener.close()
