@@ -76,7 +76,7 @@ def _run(settings: config.GuestConfig, path: str, address: str, exit_with_stdin:
     log = logging.getLogger("guest")
     daemon = Daemon(settings, path)  # before anybody can connect
     try:
-        where = listener(address, settings.device.buffer_size)
+        where = listener(address, settings.device.buffer_size, settings.device.allow_rebind)
     except (OSError, ValueError) as failure:
         daemon.stop()
         if isinstance(failure, OSError):

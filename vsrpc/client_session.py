@@ -75,9 +75,10 @@ class Attempt:
     seconds: float
     heard: bytes
     """The first bytes that came; of an attempt that was answered, those before the answer: meant for somebody else."""
-    error: Exception | None
-    """What ended it: NotAtBoundary, WrongPeer, RemoteProtocolError, TransportTimeout, TransportClosed; None where the
-    server answered."""
+    failure: type[Exception] | None
+    """NotAtBoundary, WrongPeer, RemoteProtocolError, TransportTimeout or TransportClosed; None if it was answered."""
+    message: str
+    """The failure's text."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Session:
     def attempt(self, seconds: float, error: Exception | None) -> Attempt:
         """What came of greet()."""
         heard = self.heard.partition(self._echo)[0] if error is None and self._echo else self.heard
-        return Attempt(seconds, heard, error)
+        return Attempt(seconds, heard, type(error) if error else None, str(error or ""))
 
     def start(self) -> None:
         self._thread.start()

@@ -68,15 +68,23 @@ class IncomingCall:
     @property
     def retry_age(self) -> float | None:
         """Seconds since the call was first sent; None where this is the first time."""
-        value = self.request.headers.get(RETRY_AGE, "")
-        return int(value) / 1000 if _AGE.match(value) else None
+        value = self.request.headers.get(RETRY_AGE)
+        return None if value is None else int(value) / 1000
 
     def check_key(self, instance: str) -> None:
-        """Raises RpcError for a key that is none, or that another lifetime of the daemon than `instance` has seen."""
+        """Raises RpcError for a key or an age that is none, and for a key that another lifetime of the daemon than
+        `instance` has seen."""
         if not _REQUEST_ID.match(self.idempotency_key):
             raise RpcError(
                 Code.INVALID_ARGUMENT,
                 f"Idempotency-Key {self.idempotency_key!r} is not 1 to 128 visible ASCII characters",
+                reason="INVALID_PARAMS",
+            )
+        age = self.request.headers.get(RETRY_AGE)
+        if age is not None and not _AGE.match(age):
+            raise RpcError(
+                Code.INVALID_ARGUMENT,
+                f"Vsrpc-Retry-Age-Ms {age!r} is not a number of milliseconds with at most twelve digits",
                 reason="INVALID_PARAMS",
             )
         if self.request.headers.get(INSTANCE, instance) != instance:
@@ -117,6 +125,13 @@ class IncomingCall:
         return RpcError(
             Code.DEADLINE_EXCEEDED, f"{self.path} did not end within its deadline", reason="DEADLINE_EXCEEDED"
         )
+
+    def given_up(self) -> RpcError:
+        """What a call ends with that will not run, since the one that it repeats was given up before it ran."""
+        if self.context.deadline.expired:
+            return self.deadline_exceeded()
+        message = f"{self.path}: the first call with this key was cancelled before it ran"
+        return RpcError(Code.CANCELLED, message, reason="CANCELLED")
 
     def repeat(self, response: Response) -> Response:
         """The response of the call that this one repeats, as the response to this one."""

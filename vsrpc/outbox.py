@@ -61,6 +61,7 @@ class Outbox:
         self._handed_over = False  # ... and that is the thread
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._progress = Deadline(None)  # when the peer is given up
         self._window = 0
         self._granted = 0
         self._used = 0
@@ -71,6 +72,7 @@ class Outbox:
             self._session += 1
             self._drop()
             self._window = 0
+            self._progress = Deadline(self._write_timeout)
             return self._session
 
     def grant(self, window: int) -> None:
@@ -84,6 +86,14 @@ class Outbox:
         with self._changed:
             self._granted += quarters * (self._window // 4)
             self._changed.notify_all()
+
+    @property
+    def on_the_way(self) -> bool:
+        """Whether the peer has not read all that it was sent, as far as that can be told."""
+        with self._changed:
+            if self._writing or self._queued:
+                return True
+            return bool(self._window) and self._used - (self._granted - self._window) >= self._window // 4
 
     def put(
         self, session: int, buffers: Sequence[Buffer], *, wait: bool = False, then: Callable[[], None] | None = None
@@ -149,7 +159,7 @@ class Outbox:
 
     def _write(self, may_wait: bool) -> bool:
         """Write what there is; False when that needs waiting that is not allowed."""
-        progress = Deadline(self._write_timeout)
+        self._progress = Deadline(self._write_timeout)
         try:
             while True:
                 with self._changed:
@@ -163,7 +173,7 @@ class Outbox:
                         if not may_wait:
                             return False
                         self._changed.wait(_NAP)
-                        if progress.expired:
+                        if self._progress.expired:
                             raise TransportTimeout(f"{self._transport.peer}: the host does not read in time")
                         continue
                 try:
@@ -171,10 +181,10 @@ class Outbox:
                 except TransportTimeout:
                     if not may_wait:
                         return False
-                    if progress.expired:
+                    if self._progress.expired:
                         raise
                     continue
-                progress = Deadline(self._write_timeout)
+                self._progress = Deadline(self._write_timeout)
                 self._sent(message, sent)
         except TransportError as error:
             self._fail(error)

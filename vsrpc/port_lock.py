@@ -43,6 +43,7 @@ class PortLock:
         self._socket_path = socket_path
         self._directory = directory
         self._files: tuple[Path, Path] | None = None
+        self._mode = 0o600
         self._held: int | None = None
 
     @property
@@ -122,6 +123,8 @@ class PortLock:
             name = os.path.realpath(self._socket_path).strip("/").replace("%", "%25").replace("/", "%")
             name = name[-(_NAME_MAX - len(".queue")) :]
             self._files = directory / f"{name}.lock", directory / f"{name}.queue"
+            # Who may take turns here may use each other's lock files.
+            self._mode = stat.S_IMODE(directory.stat().st_mode) & 0o666
         return self._files
 
     def _try(self, path: Path) -> int | None:
@@ -130,6 +133,7 @@ class PortLock:
         except OSError as error:
             raise LockUnusable(_cannot(path.parent, error)) from error
         try:
+            _share(fd, self._mode)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(fd)
@@ -140,6 +144,13 @@ class PortLock:
             os.close(fd)
             return None
         return fd
+
+
+def _share(fd: int, mode: int) -> None:
+    """Give a lock file of our own its mode, whatever the umask."""
+    status = os.fstat(fd)
+    if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) != mode:
+        os.fchmod(fd, mode)
 
 
 def _let_go(fd: int, path: Path) -> None:

@@ -1,7 +1,7 @@
 """At most once: what became of the calls that carry an idempotency key, so that a repeated one does not run again.
 
-A key names one intended effect. The first call with it runs; one that repeats it gets the first one's reply, waits for
-it where it still runs, or learns that the reply was not kept. The memory is the daemon's, not a session's: a caller
+A key names one intended effect. The first call with it runs; those that repeat it get the first one's reply, wait for
+it where it still runs, or learn that the reply was not kept. The memory is the daemon's, not a session's: a caller
 whose link was lost asks again in the next session. It is bounded in bytes, calls and age, and it knows how far back it
 reaches: a repeated call that may be older than that is refused, never run.
 """
@@ -12,7 +12,7 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Callable, Tuple
 
 from vsrpc.errors import RpcError, outcome_unknown
 from vsrpc.incoming import IncomingCall
@@ -35,13 +35,21 @@ ORPHAN_TIME = 60.0
 """Seconds for which a call runs on whose caller has gone, for the caller to come back and ask for it."""
 
 
+# A call that is repeated may be longer on its way than it was at first, and then looks younger than it is. For that,
+# so much of the time for which it was remembered is taken off.
+_MARGIN = 0.1
+
+Waiter = Tuple["ServerSession", IncomingCall]
+"""Where a reply is to go, and to which call it is then the reply."""
+
+
 class _Entry:
-    def __init__(self, call: IncomingCall, waiter: tuple[ServerSession, IncomingCall], fingerprint: int, now: float):
-        self.call = call  # the one that runs
-        self.waiter: tuple[ServerSession, IncomingCall] | None = waiter
+    def __init__(self, call: IncomingCall, waiter: Waiter, fingerprint: int, now: float):
+        self.running: IncomingCall | None = call  # until it has ended: what it holds is not kept
+        self.waiters = [waiter]
         self.fingerprint = fingerprint
         self.seen = now
-        self.ended: float | None = None
+        self.ended = 0.0
         self.response: Response | None = None
         self.timer: threading.Timer | None = None
 
@@ -91,64 +99,77 @@ class ReplyCache:
                     f"idempotency key {key!r} belongs to another request; use a new key for each call",
                     reason="INVALID_PARAMS",
                 )
-            if entry.ended is None:
-                call.context = entry.call.context  # its deadline and its end are now those of the one that runs
-                entry.waiter = (session, call)
+            if entry.running is not None:
+                call.context = entry.running.context  # its deadline and its end are now those of the one that runs
+                entry.waiters.append((session, call))
                 self._stop_timer(entry)
                 return False
             if entry.response is None:
                 raise outcome_unknown(f"{call.path}: the call ran to its end, but its reply was not kept")
             return entry.response
 
-    def ended(self, call: IncomingCall, response: Response) -> tuple[ServerSession, IncomingCall] | None:
+    def ended(self, call: IncomingCall, response: Response) -> list[Waiter]:
         """A call has run: who waits for its reply."""
         size = len(response.body)
         with self._lock:
             entry = self._entries[call.idempotency_key]
-            entry.ended = self._clock()
+            entry.ended, entry.running = self._clock(), None
             self._stop_timer(entry)
-            waiter, entry.waiter = entry.waiter, None
+            waiters, entry.waiters = entry.waiters, []
             self._entries.move_to_end(call.idempotency_key)  # in the order in which they ended
             if size <= self._max_bytes // 2:
                 entry.response = response
                 self._bytes += size
                 self._shrink()
-            return waiter
+            return waiters
 
-    def forget(self, call: IncomingCall) -> None:
-        """A call that claimed to run did not."""
-        with self._lock:
-            self._entries.pop(call.idempotency_key, None)
-
-    def awaited(self, call: IncomingCall) -> bool:
-        """Whether somebody waits for the reply of a call that is about to run; if not, it is forgotten."""
+    def begins(self, call: IncomingCall) -> bool:
+        """Whether a call is to run now; if not, because it was given up meanwhile, forget() it."""
         with self._lock:
             entry = self._entries[call.idempotency_key]
-            if entry.waiter is not None and call.context.is_active():
-                return True
-            self._stop_timer(entry)
-            del self._entries[call.idempotency_key]
-            return False
+            if not entry.waiters:
+                self._remove(entry, call)
+            return bool(entry.waiters) and call.context.is_active()
+
+    def forget(self, call: IncomingCall) -> list[Waiter]:
+        """A call that claimed to run will not: who waits for its reply."""
+        with self._lock:
+            entry = self._entries.get(call.idempotency_key)
+            if entry is None or entry.running is not call:
+                return []
+            self._remove(entry, call)
+            return entry.waiters
 
     def leave(self, call: IncomingCall) -> None:
         """The caller has gone; it may come back for the reply."""
         with self._lock:
             entry = self._entries.get(call.idempotency_key)
-            if entry is None or entry.waiter is None or entry.waiter[1] is not call or entry.ended is not None:
+            if entry is None or entry.running is None or not entry.waiters:
                 return
-            entry.waiter = None
-            entry.timer = threading.Timer(self._orphan_time, entry.call.context.cancel)
+            entry.waiters = [waiter for waiter in entry.waiters if waiter[1] is not call]
+            if entry.waiters:
+                return
+            context = entry.running.context
+            left = context.deadline.remaining()
+            seconds = self._orphan_time if left is None else min(left, self._orphan_time)
+            entry.timer = threading.Timer(seconds, context.cancel)
             entry.timer.daemon = True
             entry.timer.start()
 
     def close(self) -> None:
         """Cancel the calls whose callers have gone."""
         with self._lock:
-            orphans = [entry for entry in self._entries.values() if entry.ended is None and entry.waiter is None]
-            for entry in orphans:
-                self._stop_timer(entry)
-        for entry in orphans:
-            entry.call.context.cancel()
+            orphans = []
+            for entry in self._entries.values():
+                if entry.running is not None and not entry.waiters:
+                    self._stop_timer(entry)
+                    orphans.append(entry.running.context)
+        for context in orphans:
+            context.cancel()
+
+    def _remove(self, entry: _Entry, call: IncomingCall) -> None:
+        self._stop_timer(entry)
+        del self._entries[call.idempotency_key]
 
     def _stop_timer(self, entry: _Entry) -> None:
         if entry.timer is not None:
@@ -169,12 +190,12 @@ class ReplyCache:
         surplus = len(self._entries) - self._max_calls
         old: list[tuple[str, _Entry]] = []
         for key, entry in self._entries.items():
-            if entry.ended is not None:  # among themselves, those stand in the order in which they ended
+            if entry.running is None:  # among themselves, those stand in the order in which they ended
                 if len(old) >= surplus and now - entry.ended <= self._max_age:
                     break
                 old.append((key, entry))
         for key, entry in old:
-            self._reaches_back_to = max(self._reaches_back_to, entry.seen)
+            self._reaches_back_to = max(self._reaches_back_to, entry.seen + _MARGIN * (now - entry.seen))
             if entry.response is not None:
                 self._bytes -= len(entry.response.body)
             del self._entries[key]

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from vsrpc.dispatcher import Dispatcher
 from vsrpc.errors import RpcError
 from vsrpc.hello import Peer
-from vsrpc.incoming import IncomingCall
+from vsrpc.incoming import IDEMPOTENCY_KEY, IncomingCall
 from vsrpc.reply_cache import ReplyCache
 from vsrpc.server_session import ServerSession
 from vsrpc.server_stream import ServerStream
@@ -94,7 +94,7 @@ class Server:
 
     def submit(self, session: ServerSession, call: IncomingCall) -> None:
         """Run a call on a worker, unless it must not run; answers it where it does not."""
-        if call.idempotency_key:
+        if IDEMPOTENCY_KEY in call.request.headers:
             try:
                 call.check_key(self.me.instance)
                 claim = self.replies.claim(call, session)
@@ -112,10 +112,10 @@ class Server:
                 return
             except RuntimeError:  # the pool is shut down
                 self._slots.release()
-        if call.idempotency_key:
-            self.replies.forget(call)
         message = "the guest is busy: too many requests at a time; try again"
-        session.finish(call, call.not_run(RpcError(Code.RESOURCE_EXHAUSTED, message, reason="BUSY")))
+        busy = RpcError(Code.RESOURCE_EXHAUSTED, message, reason="BUSY")
+        for waiter, waiting in self.replies.forget(call) if call.idempotency_key else [(session, call)]:
+            waiter.finish(waiting, waiting.not_run(busy))
 
     def _work(self, session: ServerSession, call: IncomingCall) -> None:
         try:
@@ -129,15 +129,20 @@ class Server:
             if not call.idempotency_key:
                 session.finish(call, response, wait=True)
                 return
-            waiter = self.replies.ended(call, response)
-            if waiter is not None:
-                waiter[0].finish(waiter[1], waiter[1].repeat(response), wait=True)
+            for waiter, waiting in self.replies.ended(call, response):
+                waiter.finish(waiting, waiting.repeat(response), wait=True)
         finally:
             self._slots.release()
 
     def _wanted(self, session: ServerSession, call: IncomingCall) -> bool:
         """Whether somebody waits for a call that is about to run."""
-        return self.replies.awaited(call) if call.idempotency_key else session.waits_for(call)
+        if not call.idempotency_key:
+            return session.waits_for(call)
+        if self.replies.begins(call):
+            return True
+        for waiter, waiting in self.replies.forget(call):
+            waiter.finish(waiting, waiting.fail(waiting.given_up()))
+        return False
 
     def forget(self, stream: ServerStream) -> None:
         """A stream has ended."""

@@ -107,10 +107,16 @@ class ServerStream:
         except Exception:
             _log.exception("%s: the session failed", self._transport.peer)
         finally:
-            self._session.end()
+            self._end_session()
             self._transport.close()
             self._outbox.close()
             self._server.forget(self)
+
+    def _end_session(self) -> None:
+        """The peer has gone."""
+        if self._outbox.on_the_way:
+            self._transport.lose_output()
+        self._session.end()
 
     def _new_session(self, *, in_order: bool) -> ServerSession:
         return ServerSession(self._server, self._transport, self._connection, self._outbox, in_order=in_order)
@@ -122,7 +128,7 @@ class ServerStream:
             self._session.expire()
             return True
         mid_message = self._connection.mid_message
-        self._transport.may_be_arriving = not mid_message and self._name is None and self._lost is None
+        self._transport.may_be_arriving = not mid_message and self._lost is None
         if mid_message:
             deadline = deadline.sooner(self._stall.remaining())
         buffer = self._connection.get_buffer()
@@ -174,8 +180,7 @@ class ServerStream:
 
     def _begin(self, nonce: bytes) -> None:
         """A sync: whoever spoke before has gone."""
-        self._session.end()
-        self._transport.new_peer()
+        self._end_session()
         self._session = self._new_session(in_order=False)
         self._nonce = nonce
         self._name = session_name(nonce)
@@ -183,9 +188,7 @@ class ServerStream:
 
     def _begin_plain(self) -> None:
         """A request of a client that did not synchronise: whoever did has gone."""
-        self._session.end()
-        self._transport.new_peer()
-        self._connection.leave_session()
+        self._end_session()
         self._session = self._new_session(in_order=True)
         self._nonce = self._name = None
         self._greeted = False

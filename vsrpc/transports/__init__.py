@@ -73,10 +73,11 @@ def _vsock_number(text: str) -> int | None:
     return number if number < 2**32 else None
 
 
-def listener(address: str, buffer_size: int = 65536) -> Listener:
+def listener(address: str, buffer_size: int = 65536, allow_rebind: bool = False) -> Listener:
     """A listener for "unix:PATH", "vsock:PORT", or the path of a virtio-serial port. Raises ValueError, OSError.
 
-    `buffer_size`: bytes asked for in one read of a virtio-serial port.
+    Of a virtio-serial port: `buffer_size`, bytes asked for in one read; `allow_rebind`, whether its driver may be bound
+    anew when that is the only way to keep it working.
     """
     kind, separator, rest = address.partition(":")
     if kind == "unix" and separator:
@@ -91,5 +92,6 @@ def listener(address: str, buffer_size: int = 65536) -> Listener:
             raise ValueError(f"address {address!r}: write vsock:PORT with a number, for example vsock:7000")
         return listen_vsock(port)
     from vsrpc.transports.serial import SerialListener
+    from vsrpc.transports.serial_port import rebind_driver
 
-    return SerialListener(address, buffer_size)
+    return SerialListener(address, buffer_size, rebind=rebind_driver if allow_rebind else None)

@@ -53,7 +53,7 @@ class Transport(Protocol):
 
     @property
     def lost_output(self) -> int:
-        """How much of the room for output earlier peers have cost for good; 0 where that cannot be."""
+        """How much of the room for output earlier peers may have cost for good; 0 where that cannot be."""
 
     def recv_into(self, buffer: memoryview, timeout: float | None = None) -> int:
         """Receive at least one byte into `buffer`; the number of bytes, or 0 once the peer has gone.
@@ -69,8 +69,8 @@ class Transport(Protocol):
         this end is closed.
         """
 
-    def new_peer(self) -> None:
-        """Told that another peer has taken the place of the one before, where only what it says can show that."""
+    def lose_output(self) -> None:
+        """Told that a peer has gone to which output was on its way."""
 
     def close(self) -> None:
         """End the stream and wake whoever waits on it; may be called again."""
@@ -87,7 +87,7 @@ class PeerStream:
     def lost_output(self) -> int:
         return 0
 
-    def new_peer(self) -> None:
+    def lose_output(self) -> None:
         pass
 
 

@@ -15,8 +15,10 @@ Facts about the port that this rests on (Linux drivers/char/virtio_console.c, QE
   who speaks first: a peer is let in with its first byte.
 - What a client sends while nobody has the port open waits for whoever opens it. So a client that is there when the port
   is opened may be in the middle of anything: its transport is not at a boundary, and is let in at once.
-- A client that leaves while the port is full costs one of the 128 descriptors for good (QEMU keeps it): these are
-  counted, and some are left for as long as nobody rebinds the driver, replugs the port or reboots the guest.
+- A client that leaves while the port is full, or just when QEMU has output for it, costs one of the 128 descriptors for
+  output (QEMU's discard_throttle_data detaches it, and nobody gives it back): after that many of them nothing can be
+  written any more. The driver bound anew or a reboot brings them back; plugging the port in anew does so only under
+  another number (`nr`), which has other queues. Nobody can count them, so those that may be lost are counted.
 
 The port belongs to the listener, and only the thread in accept() opens and closes it, while no transport is out.
 """
@@ -52,6 +54,10 @@ _REOPEN_INTERVAL = 0.5
 # client" and takes no output. The news come by a work queue of the guest's kernel, which a busy machine delays.
 _ARRIVAL_GRACE = 0.25
 
+# Descriptors that may be lost: how many make a line in the log, and how many make the driver be bound anew.
+_LOST_STEP = 16
+_REBIND_AT = DESCRIPTORS // 2
+
 # Before a write is tried again where poll() cannot tell when, in seconds.
 _PAUSE = 0.002
 
@@ -70,7 +76,9 @@ class SerialListener:
     accept() returns the next client only when the transport of the one before has been closed. What a client sends
     after its transport was closed is dropped until it leaves: nobody knows where its next message begins.
 
-    `lost_output` counts the clients that left while the port was full, since it was opened.
+    `lost_output` is how many descriptors for output may be lost. Before they all are, the driver is bound anew by
+    `rebind`, if that is given: that takes away all ports of its device for a moment, so it is done while no client is
+    there.
     """
 
     def __init__(
@@ -79,12 +87,14 @@ class SerialListener:
         buffer_size: int = READ_SLICE * 16,
         *,
         open_port: Callable[[str], SerialPort] = open_port,
+        rebind: Callable[[str], None] | None = None,
     ) -> None:
         """`buffer_size`: bytes asked for in one read; what is more than 256 KiB gains nothing and is not used."""
         self.lost_output = 0
         self._path = path
         self._buffer_size = min(buffer_size, READ_SLICE * MAX_READ_SLICES)
         self._open_port = open_port
+        self._rebind = rebind
         self._port: SerialPort | None = None
         self._opened = Deadline(0)  # until then, a client that shows up may have been there before
         self._epoll = select.epoll()
@@ -138,23 +148,22 @@ class SerialListener:
         """Wake the one who waits for an edge: accept(), or the transport that is out."""
         os.write(self._wake_write, b"x")
 
-    def count_lost_output(self) -> None:
-        """A client left while the port was full."""
+    def lose_output(self) -> None:
+        """A client left while output was on its way to it."""
         self.lost_output += 1
-        _log.warning(
-            "%s: a client left while the port was full: %d of its %d descriptors are lost until it is plugged in anew, "
-            "its driver is bound anew, or the guest reboots",
-            self._path,
-            self.lost_output,
-            DESCRIPTORS,
-        )
+        if self.lost_output % _LOST_STEP == 0:
+            _log.warning(
+                "%s: clients that left in the middle of a reply may have cost it %d of its %d descriptors for output: "
+                "bind its driver anew (device.allow_rebind), or reboot, before none is left",
+                self._path,
+                self.lost_output,
+                DESCRIPTORS,
+            )
 
-    def finished(self, client_left: bool, full: bool) -> None:
+    def finished(self, client_left: bool) -> None:
         """The transport that was out is closed, and nobody uses it any more."""
         with self._changed:
             self._drop_rest = not client_left
-            if client_left and full:
-                self.count_lost_output()
             self._current = None
             self._changed.notify_all()
             self._release_unused()
@@ -185,7 +194,8 @@ class SerialListener:
                     return self._transport(bytes(first[:count]), at_boundary=self._opened.expired)
                 if not count:  # no client
                     self._drop_rest = False
-                    self.wait_edge(None)
+                    if self.lost_output < _REBIND_AT or not self._bind_anew(self._port):
+                        self.wait_edge(None)
 
     def _transport(self, first: bytes, at_boundary: bool) -> SerialTransport:
         assert self._port is not None
@@ -210,6 +220,22 @@ class SerialListener:
         self._opened = Deadline(_ARRIVAL_GRACE)
         self._drop_rest = False
         self.lost_output = 0
+
+    def _bind_anew(self, port: SerialPort) -> bool:
+        """Get the lost descriptors back; False where that is not allowed, or failed."""
+        if self._rebind is None:
+            return False
+        rebind, self._rebind = self._rebind, None  # should it fail, it will fail again
+        _log.warning("%s: binding its driver anew, to get %d descriptors back", self._path, self.lost_output)
+        self._port = None
+        port.close()
+        try:
+            rebind(self._path)
+        except OSError as error:
+            _log.error("%s: its driver cannot be bound anew: %s", self._path, error.strerror)
+            return False
+        self._rebind = rebind
+        return True
 
     def _lose(self, port: SerialPort, error: OSError) -> None:
         """The port is unplugged (ENODEV) or broken: give the descriptor up, so that it is opened anew."""
@@ -255,8 +281,8 @@ class SerialTransport:
         self._first = first  # what accept() had to read to know that somebody is there
         self._buffer_size = buffer_size
         self._client_left = False
-        self._full = False  # as it was when nothing could be written; poll() says POLLOUT when the client leaves, too
         self._arrival = Deadline(_ARRIVAL_GRACE)
+        self._arrived = False  # the port has told that a client is there
         self._usage = Usage(peer, listener.wake, self._release)
 
     @property
@@ -281,6 +307,7 @@ class SerialTransport:
                 try:
                     count = self._port.read_into(views)
                 except BlockingIOError:
+                    self._arrived = True
                     if not self._listener.wait_edge(poll_time(deadline)) and deadline.expired:
                         raise TransportTimeout(f"{self._peer}: nothing received in time") from None
                     self._usage.check()
@@ -289,9 +316,10 @@ class SerialTransport:
                     self._client_left = True
                 else:
                     if count:
-                        self._arrival = Deadline(_ARRIVAL_GRACE)
+                        if self.may_be_arriving:
+                            self._arrival = Deadline(_ARRIVAL_GRACE)
                         return count
-                    if not self.may_be_arriving or self._arrival.expired:
+                    if self._arrival.expired or (self._arrived and not self.may_be_arriving):
                         self._client_left = True
                     else:
                         self._listener.wait_edge(poll_time(self._arrival))
@@ -311,14 +339,11 @@ class SerialTransport:
                     raise TransportClosed(f"{self._peer}: {error.strerror}") from error
                 else:
                     if sent:
-                        self._full = False
                         return sent
                     self._pause(deadline)  # virtio_console.c, __send_to_port: the queue is full, and nobody was told
 
-    def new_peer(self) -> None:
-        if self._full:
-            self._full = False
-            self._listener.count_lost_output()
+    def lose_output(self) -> None:
+        self._listener.lose_output()
 
     def close(self) -> None:
         self._usage.close()
@@ -331,9 +356,7 @@ class SerialTransport:
             self._usage.check()
             if flags & select.POLLOUT:
                 return
-            if not flags:
-                self._full = True
-            elif self._client_left or arrival.expired:
+            if flags & select.POLLHUP and (self._client_left or arrival.expired):
                 raise TransportClosed(f"{self._peer}: the client has gone")
             self._pause(deadline)
 
@@ -343,7 +366,7 @@ class SerialTransport:
         time.sleep(_PAUSE)
 
     def _release(self) -> None:
-        self._listener.finished(self._client_left, self._full)
+        self._listener.finished(self._client_left)
 
 
 def _slices(buffer: memoryview) -> list[memoryview]:

@@ -23,6 +23,10 @@ READ_SLICE = 4096
 MAX_READ_SLICES = 64
 
 
+_PORTS = "/sys/class/virtio-ports"
+_DRIVER = "/sys/bus/virtio/drivers/virtio_console"
+
+
 class SerialPort(Protocol):
     """An open port. One thread reads and another writes; it is closed when nobody uses it any more."""
 
@@ -68,6 +72,15 @@ class DevicePort:
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+def rebind_driver(path: str) -> None:
+    """Unbind virtio_console from the device of the port at `path`, and bind it again: all ports of that device go, and
+    come back as new. Nobody may have the port open. Raises OSError."""
+    device = os.path.basename(os.path.realpath(f"{_PORTS}/{os.path.basename(os.path.realpath(path))}/device"))
+    for action in ("unbind", "bind"):
+        with open(f"{_DRIVER}/{action}", "w", encoding="ascii") as file:
+            file.write(device)
 
 
 def open_port(path: str) -> DevicePort:

@@ -14,7 +14,8 @@ A sync (sync.py) makes void what came before it. Where one counts:
 
     server, until the first one     between messages and in heads: in the body of a plain client it is content, and
                                     after an error it may be
-    server, after it                everywhere, also after an error: bodies are now clear of it
+    server, after it                everywhere, also after an error: bodies are now clear of it; until a request comes
+                                    that does not name the session, which is a plain client's
     client, after ``sync()``        everywhere; until the one with its own nonce, nothing else counts
 Not thread-safe: receiving is for one thread at a time; ``send`` touches no state and may be called from any.
 """
@@ -230,9 +231,18 @@ class ServerConnection(_Connection[RequestLine, ServerEvent]):
         # A plain client takes any body as it is.
         return response_bytes(response, request_method, self._limits, None if self._finder is None else sync.MARK)
 
-    def leave_session(self) -> None:
-        """A client has come that did not synchronise: from its next request on it is a plain one."""
+    _session = ""
+
+    def reset(self) -> None:
+        super().reset()
+        self._session = ""
+
+    def _leave_session(self) -> None:
+        """The head of a plain client's request came: what looks like a sync in its body is content."""
         self._finder = None
+        if self._after is not None:
+            self._input += self._marker[-1:] + self._after
+            self._after = None
 
     def _new_head(self) -> HeadReader[RequestLine]:
         return HeadReader(parse_request_line, self._limits, self._limits.max_empty_lines)
@@ -241,6 +251,7 @@ class ServerConnection(_Connection[RequestLine, ServerEvent]):
         return sync.take_magic_nonce(data)
 
     def _on_sync(self, nonce: bytes) -> ServerEvent:
+        self._session = sync.session_name(nonce)
         return Sync(nonce)
 
     def _messages(self) -> Iterator[ServerEvent | None]:
@@ -257,6 +268,8 @@ class ServerConnection(_Connection[RequestLine, ServerEvent]):
                 continue
             line, headers = head
             check_host(line, headers)
+            if self._finder is not None and headers.get(sync.SESSION_HEADER) != self._session:
+                self._leave_session()
             reader = body_reader(headers, self._limits) or LengthReader(0, 0)
             self._body = reader
             refused = _refusal(line, headers)
@@ -282,9 +295,8 @@ class ServerConnection(_Connection[RequestLine, ServerEvent]):
                     yield ExpectContinue()
             self._body = None
             if refused is None:
-                # A request that names no session is a plain client's, whatever went before it.
-                sealed = self._finder is not None and sync.SESSION_HEADER in headers
-                yield Request(line.method, line.target, headers, sync.unseal(headers, body) if sealed else body)
+                opened = body if self._finder is None else sync.unseal(headers, body)
+                yield Request(line.method, line.target, headers, opened)
 
     def _read_head(self) -> tuple[RequestLine, Headers] | None:
         """Like HeadReader.read(), but a sync, or what may become one, inside a head or before it is no error.

@@ -1,6 +1,6 @@
 """The return to a known boundary on a stream that has none: what marks it, how to find it, how bodies stay clear of it.
 
-    client → server   MAGIC, then a nonce of 16 bytes
+    client → server   MAGIC, then a nonce of 16 bytes as 32 hex digits
     server → client   MARK, then the nonce as 32 hex digits, then CRLF CRLF
 
 Both say: all before is void, a fresh message follows. The nonce is the client's, and comes back to it; a server that
@@ -42,8 +42,10 @@ SESSION_HEADER = "vsrpc-session"
 MASK_HEADER = "vsrpc-mask"
 CHECKSUM_HEADER = "vsrpc-crc32"
 
+_HEX = b"0123456789abcdef"
+_DIGITS = 2 * NONCE_SIZE
 _MARK_END = b"\r\n\r\n"
-_MARK_TAIL = 2 * NONCE_SIZE + len(_MARK_END)
+_MARK_TAIL = _DIGITS + len(_MARK_END)
 
 
 def session_name(nonce: bytes) -> str:
@@ -53,7 +55,7 @@ def session_name(nonce: bytes) -> str:
 
 def request_sync(nonce: bytes) -> bytes:
     """What a client sends before its hello."""
-    return MAGIC + nonce
+    return MAGIC + nonce.hex().encode()
 
 
 def response_sync(nonce: bytes = NO_NONCE) -> bytes:
@@ -62,12 +64,19 @@ def response_sync(nonce: bytes = NO_NONCE) -> bytes:
 
 
 def take_magic_nonce(data: bytearray) -> bytes | None:
-    """Remove the nonce that follows MAGIC; None until it is all there."""
-    if len(data) < NONCE_SIZE:
+    """Remove the nonce that follows MAGIC; None until it is all there.
+
+    Raises RemoteProtocolError as soon as it can be none: its client was cut off, and another one's may have begun.
+    """
+    digits = bytes(data[:_DIGITS])
+    wrong = digits.lstrip(_HEX)
+    if wrong:
+        bad = digits[: len(digits) - len(wrong) + 1]
+        raise RemoteProtocolError(f"what follows the magic of a sync is no nonce: {shown(bad)}")
+    if len(digits) < _DIGITS:
         return None
-    nonce = bytes(data[:NONCE_SIZE])
-    del data[:NONCE_SIZE]
-    return nonce
+    del data[:_DIGITS]
+    return bytes.fromhex(digits.decode())
 
 
 def take_mark_nonce(data: bytearray) -> bytes | None:
@@ -75,8 +84,8 @@ def take_mark_nonce(data: bytearray) -> bytes | None:
     if len(data) < _MARK_TAIL:
         return None
     text = bytes(data[:_MARK_TAIL])
-    digits = text[: 2 * NONCE_SIZE]
-    if text[2 * NONCE_SIZE :] != _MARK_END or digits.strip(b"0123456789abcdef"):
+    digits = text[:_DIGITS]
+    if text[_DIGITS:] != _MARK_END or digits.strip(_HEX):
         raise RemoteProtocolError(f"what follows the mark of a sync is no nonce: {shown(text)}")
     del data[:_MARK_TAIL]
     return bytes.fromhex(digits.decode())
