@@ -57,6 +57,11 @@ _PROBE_TIME = 2.0
 # Short messages of our own are given so many seconds: a guest always reads.
 _SOON_TIMEOUT = 5.0
 
+# After a reply that breaks the protocol, for so many seconds a sync may follow that explains it.
+_SYNC_TIME = 0.25
+
+_RESTARTED = "the guest's daemon was restarted, or has given the session up"
+
 _HEARD = 200  # bytes of a stranger's words that are kept for a message
 
 
@@ -244,9 +249,7 @@ class Session:
                     self._look_after(self._owner.on_tick(self))
                     tick = Deadline(_TICK)
                 if isinstance(event, Sync):
-                    raise TransportClosed(
-                        f"{self._name}: the guest's daemon was restarted, or has given the session up"
-                    )
+                    raise TransportClosed(f"{self._name}: {_RESTARTED}")
                 if event is not None:
                     self._messages += 1
                     self._on_response(event)
@@ -257,9 +260,12 @@ class Session:
                 Code.RESOURCE_EXHAUSTED, f"{self._name}: the reply is too large: {error}", reason="TOO_LARGE"
             )
         except RemoteProtocolError as error:
-            failure = RpcError(
-                Code.INTERNAL, f"{self._name}: the reply breaks the protocol: {error}", reason="PROTOCOL_ERROR"
-            )
+            if self._sync_follows():
+                failure = lost(self._name, _RESTARTED)
+            else:
+                failure = RpcError(
+                    Code.INTERNAL, f"{self._name}: the reply breaks the protocol: {error}", reason="PROTOCOL_ERROR"
+                )
         except BaseException as error:
             failure = RpcError(Code.INTERNAL, f"{self._name}: {error!r}", reason="INTERNAL_ERROR")
             raise
@@ -269,6 +275,24 @@ class Session:
             for probe in list(self._probes.values()):
                 probe.set()
             self._owner.on_lost(self, failure)
+
+    def _sync_follows(self) -> bool:
+        """Whether what broke the protocol is only a reply that was cut off by the death of its daemon."""
+        deadline = Deadline(_SYNC_TIME)
+        while True:
+            try:
+                if isinstance(self._next_event(deadline), Sync):
+                    return True
+            except RemoteProtocolError:
+                try:
+                    count = self.transport.recv_into(self.connection.get_buffer(), deadline.remaining())
+                except TransportError:
+                    return False
+                if not count:
+                    return False
+                self.connection.buffer_updated(count)
+            except TransportError:
+                return False
 
     def _on_response(self, response: Response) -> None:
         probe = self._probes.get(response.headers.get(REQUEST_ID, ""))

@@ -26,12 +26,14 @@ _log = logging.getLogger(__name__)
 
 # A hello that nobody answers is given up after this many seconds at most, the next after twice as many, and so on up to
 # the longest, within the time for connecting: a guest that is slow, or about to boot, is given its time; and connecting
-# again frees a port that a client has blocked by leaving it while the VM was paused.
-_FIRST_WINDOW = 1.0
+# again frees a port that a client has made deaf by leaving it while the VM was paused, or both directions were full.
+_FIRST_WINDOW = 0.25
 _LONGEST_WINDOW = 8.0
 
-# Silence after words that are no guest's may be the end of a reply to somebody who left before us: once, but not again.
+# Silence after words that are no guest's may be the end of a reply to somebody who left before us, and a guest that is
+# slow to speak itself: twice, but not for as long as this, in seconds, and again.
 _WRONG_ANSWERS = 2
+_JUDGED_WINDOW = 1.0
 
 # Between two attempts, in seconds: a guest sees that its port's client has left only if the next one does not come at
 # once. It takes some 2 ms, and longer on a busy machine: each next time is twice as long, up to the longest.
@@ -254,7 +256,9 @@ class Link:
                 failure = error
                 transport.close()
                 # What has echoed our own nonce is what it is.
-                wrong_answers += bool(session.heard) or isinstance(error, TransportClosed)
+                wrong_answers += isinstance(error, TransportClosed) or (
+                    bool(session.heard) and window >= _JUDGED_WINDOW
+                )
                 if deadline.expired or wrong_answers == _WRONG_ANSWERS or isinstance(error, WrongPeer):
                     self._raise_no_hello(session, error)
                 window = min(2 * window, _LONGEST_WINDOW)

@@ -127,7 +127,7 @@ class ServerStream:
         if deadline.expired:
             self._session.expire()
             return True
-        mid_message = self._connection.mid_message
+        mid_message = self._connection.mid_message and not self._broken
         self._transport.may_be_arriving = not mid_message and self._lost is None
         if mid_message:
             deadline = deadline.sooner(self._stall.remaining())
@@ -146,18 +146,19 @@ class ServerStream:
             self._on_lost_bytes(bytes(buffer[:count]), self._lost)
             return True
         self._connection.buffer_updated(count)
-        try:
-            while True:
+        while True:
+            try:
                 event = self._connection.next_event()
                 if event is None:
                     return True
                 self._on_event(event)
-        except RemoteProtocolError as error:
-            if not self._broken:
+            except RemoteProtocolError as error:
+                if self._broken:
+                    return True
                 self._give_up(error)
                 if self._lost is not None:  # whoever came next may have asked already
                     self._on_lost_bytes(bytes(buffer[:count]), self._lost)
-            return True
+                    return True
 
     def _on_event(self, event: ServerEvent) -> None:
         if isinstance(event, Sync):
@@ -226,6 +227,7 @@ class ServerStream:
     def _give_up(self, error: RemoteProtocolError) -> None:
         """The stream cannot be understood any more: say so, and parse nothing more of it until a sync that counts."""
         _log.warning("%s: %s", self._transport.peer, error)
+        self._connection.give_up(error)
         self._session.end()
         self._session = self._new_session(in_order=True)
         self._session.say(self._last_words(error.status, str(error)))

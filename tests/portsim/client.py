@@ -9,6 +9,7 @@ import errno
 import os
 import socket
 import threading
+from pathlib import Path
 from typing import Sequence
 
 from portsim import protocol
@@ -18,7 +19,8 @@ from portsim.options import WRITE_MAX
 class SimulatedPort:
     """An open simulated port; implements vsrpc.transports.serial_port.SerialPort. See open_port()."""
 
-    def __init__(self, reading: socket.socket, writing: socket.socket, edges: int) -> None:
+    def __init__(self, path: str, reading: socket.socket, writing: socket.socket, edges: int) -> None:
+        self._memory = _memory(path)
         self._reading = _Calls(reading)
         self._writing = _Calls(writing)
         self._edges = edges
@@ -59,6 +61,12 @@ class SimulatedPort:
         """The flags that poll() shows now; not part of SerialPort, but a test may want to know."""
         return self._reading.call(protocol.request(protocol.POLL))
 
+    def remember(self, lost_output: int) -> None:
+        self._memory.write_text(str(lost_output))
+
+    def recall(self) -> int:
+        return int(self._memory.read_text()) if self._memory.exists() else 0
+
     def close(self) -> None:
         self._reading.close()
         self._writing.close()
@@ -90,7 +98,21 @@ def open_port(path: str) -> SimulatedPort:
         raise
     writing = socket.socket(fileno=fds[0])
     _prepare(writing)
-    return SimulatedPort(reading, writing, fds[1])
+    return SimulatedPort(path, reading, writing, fds[1])
+
+
+def rebind_driver(path: str) -> None:
+    """What serial_port.rebind_driver does, for the simulator whose socket for guests is `path`. Raises OSError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as control:
+        control.connect(os.path.join(os.path.dirname(path), protocol.CONTROL))
+        control.send(b'["rebind", {}]')
+        control.recv(4096)
+    _memory(path).unlink(missing_ok=True)
+
+
+def _memory(path: str) -> Path:
+    """What is remembered of the port; a simulator that begins anew should have a directory of its own."""
+    return Path(f"{path}.lost-output")
 
 
 class _Calls:

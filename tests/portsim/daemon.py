@@ -15,7 +15,7 @@ import threading
 
 from guest import config, logging_setup
 from guest.daemon import Daemon
-from portsim.client import open_port
+from portsim.client import open_port, rebind_driver
 from vsrpc.transports.serial import SerialListener
 
 
@@ -34,7 +34,8 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: signal.signal(number, signal.SIG_DFL))
     daemon = Daemon(settings, path)
-    listener = SerialListener(arguments.socket, settings.device.buffer_size, open_port=open_port)
+    rebind = rebind_driver if settings.device.allow_rebind else None
+    listener = SerialListener(arguments.socket, settings.device.buffer_size, open_port=open_port, rebind=rebind)
     thread = threading.Thread(target=daemon.serve, args=(listener,), name="vsrpc-serve")
     thread.start()
     print("serving", flush=True)

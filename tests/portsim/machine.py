@@ -20,9 +20,10 @@ from portsim.driver import DriverPort
 from portsim.guest import Guest
 from portsim.loop import Loop
 from portsim.options import Options
+from portsim.protocol import CONTROL
 from portsim.qemu import QemuPort
 
-HOST, GUEST, CONTROL = "host.sock", "guest.sock", "control.sock"
+HOST, GUEST = "host.sock", "guest.sock"
 MAX_REQUEST = 4096
 
 

@@ -13,6 +13,9 @@ from __future__ import annotations
 import struct
 from typing import Final, Sequence
 
+# Of what a test, or root in the guest, does to the machine; beside the socket for guests.
+CONTROL = "control.sock"
+
 OPEN, READ, WRITE, WAIT, POLL = range(1, 6)
 
 ANSWER: Final = struct.Struct("<i")

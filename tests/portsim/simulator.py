@@ -14,8 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from portsim.machine import CONTROL, GUEST, HOST, Machine
+from portsim.machine import GUEST, HOST, Machine
 from portsim.options import Options
+from portsim.protocol import CONTROL
 
 _SECONDS = 30.0  # until a request is answered, or the process ended
 _MAX_ANSWER = 4096

@@ -63,6 +63,23 @@ class Handlers:
         self._functions[name] = function
 
 
+class PortEnd(MemoryTransport):
+    """The server's end of something like a port: its peer learns of no end, and may be replaced by another unseen."""
+
+    peer_sees_end = False
+
+
+class PortListener(MemoryListener):
+    """A listener whose peers sit at something like a port; several of them, unlike at a real one."""
+
+    def connect(self, timeout: float | None = None) -> MemoryTransport:
+        client = super().connect(timeout)
+        with self._changed:
+            server = self._waiting.pop()
+            self._waiting.append(PortEnd(server._incoming, server._outgoing))
+        return client
+
+
 class World:
     """A server on an in-memory listener (or another), with channels and raw peers to it; close() ends them all."""
 
@@ -71,7 +88,7 @@ class World:
     ) -> None:
         self.handlers = Handlers()
         self.listener = listener or MemoryListener()
-        self.connect = self.listener.connect if listener is None else connector(self.listener.address)[1]
+        self.connect = getattr(self.listener, "connect", None) or connector(self.listener.address)[1]
         self.dispatcher = Dispatcher(**{"errors": ERRORS, **(dispatcher or {})})
         for service in services or (SYSTEM_SERVICE, SHELL_SERVICE, FILE_SERVICE):
             self.dispatcher.add_service(service, self.handlers)

@@ -14,6 +14,7 @@ from runtime_world import Gate, RawServer, RawServerSide, World
 import vsrpc.deadline
 import vsrpc.retry
 from vsrpc import Channel, ChannelOptions, Code, RpcError
+from vsrpc.client_session import NotAtBoundary
 from vsrpc.deadline import Deadline
 from vsrpc.retry import RetryPolicy
 from vsrpc.transports import ConnectFailed, connector, listener
@@ -23,7 +24,7 @@ from vsrpc.v1.shell_pb2 import ExecRequest, ExecResponse
 from vsrpc.v1.shell_vsrpc import ShellStub
 from vsrpc.v1.system_pb2 import PingResponse
 from vsrpc.v1.system_vsrpc import SystemStub
-from vsrpc.wire import Request
+from vsrpc.wire import Request, response_sync
 
 FAST = ChannelOptions(max_retries=0, connect_timeout=2)
 
@@ -201,6 +202,24 @@ def test_a_whole_reply_to_somebody_else_is_passed_over() -> None:
     with Channel("raw:", server.connect, FAST) as channel:
         assert SystemStub(channel).Ping() == PingResponse()
     assert server.connections == 1
+
+
+def test_a_server_that_sees_nobody_leave_is_given_the_time_for_it() -> None:
+    """It asks to begin anew for as long as the next client comes too soon for it to see that the last one has left."""
+
+    def talk(side: RawServerSide) -> None:
+        side.send(response_sync())
+        side.until_gone()
+
+    server = RawServer(*[talk] * 5, serve)
+    with Channel("raw:", server.connect, FAST) as channel:
+        assert SystemStub(channel).Ping() == PingResponse()
+        attempts = channel.beginning.attempts
+        assert [attempt.failure for attempt in attempts] == [NotAtBoundary] * 5 + [None]
+    server = RawServer(talk)
+    with Channel("raw:", server.connect, FAST) as channel, pytest.raises(RpcError, match="nobody answers"):
+        SystemStub(channel).Ping()
+    assert server.connections <= 10, "not one each 20 ms"
 
 
 # -- sessions that end

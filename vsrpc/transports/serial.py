@@ -54,9 +54,11 @@ _REOPEN_INTERVAL = 0.5
 # client" and takes no output. The news come by a work queue of the guest's kernel, which a busy machine delays.
 _ARRIVAL_GRACE = 0.25
 
-# Descriptors that may be lost: how many make a line in the log, and how many make the driver be bound anew.
+# Descriptors that may be lost: how many make a line in the log; how many make the driver be bound anew when no client
+# is there, and for how many seconds none has to be there for any.
 _LOST_STEP = 16
 _REBIND_AT = DESCRIPTORS // 2
+_REBIND_IDLE = 10.0
 
 # Before a write is tried again where poll() cannot tell when, in seconds.
 _PAUSE = 0.002
@@ -151,6 +153,8 @@ class SerialListener:
     def lose_output(self) -> None:
         """A client left while output was on its way to it."""
         self.lost_output += 1
+        if self._port is not None:
+            self._port.remember(self.lost_output)
         if self.lost_output % _LOST_STEP == 0:
             _log.warning(
                 "%s: clients that left in the middle of a reply may have cost it %d of its %d descriptors for output: "
@@ -194,8 +198,7 @@ class SerialListener:
                     return self._transport(bytes(first[:count]), at_boundary=self._opened.expired)
                 if not count:  # no client
                     self._drop_rest = False
-                    if self.lost_output < _REBIND_AT or not self._bind_anew(self._port):
-                        self.wait_edge(None)
+                    self._wait_for_client(self._port)
 
     def _transport(self, first: bytes, at_boundary: bool) -> SerialTransport:
         assert self._port is not None
@@ -219,13 +222,18 @@ class SerialListener:
         self._port = port
         self._opened = Deadline(_ARRIVAL_GRACE)
         self._drop_rest = False
-        self.lost_output = 0
+        self.lost_output = port.recall()
 
-    def _bind_anew(self, port: SerialPort) -> bool:
-        """Get the lost descriptors back; False where that is not allowed, or failed."""
-        if self._rebind is None:
-            return False
-        rebind, self._rebind = self._rebind, None  # should it fail, it will fail again
+    def _wait_for_client(self, port: SerialPort) -> None:
+        """Wait for a change where no client is; a good time to heal the port."""
+        if self._rebind is None or not self.lost_output:
+            self.wait_edge(None)
+        elif self.lost_output >= _REBIND_AT or not self.wait_edge(_REBIND_IDLE * 1000):
+            self._bind_anew(port, self._rebind)
+
+    def _bind_anew(self, port: SerialPort, rebind: Callable[[str], None]) -> None:
+        """Get the lost descriptors back."""
+        self._rebind = None  # should it fail, it will fail again
         _log.warning("%s: binding its driver anew, to get %d descriptors back", self._path, self.lost_output)
         self._port = None
         port.close()
@@ -233,9 +241,8 @@ class SerialListener:
             rebind(self._path)
         except OSError as error:
             _log.error("%s: its driver cannot be bound anew: %s", self._path, error.strerror)
-            return False
-        self._rebind = rebind
-        return True
+        else:
+            self._rebind = rebind
 
     def _lose(self, port: SerialPort, error: OSError) -> None:
         """The port is unplugged (ENODEV) or broken: give the descriptor up, so that it is opened anew."""

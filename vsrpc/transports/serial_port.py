@@ -6,6 +6,7 @@ SerialPort is what serial.py needs of a port, and open_port() the real one. A te
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -23,6 +24,7 @@ READ_SLICE = 4096
 MAX_READ_SLICES = 64
 
 
+_MEMORY = "/run/vsrpc-guest"  # a file system that a reboot empties
 _PORTS = "/sys/class/virtio-ports"
 _DRIVER = "/sys/bus/virtio/drivers/virtio_console"
 
@@ -46,6 +48,13 @@ class SerialPort(Protocol):
         """Wait until the port takes output: select.POLLOUT, POLLHUP (at once) where no client is there, or 0 when
         neither came in time."""
 
+    def remember(self, lost_output: int) -> None:
+        """Keep a number for whoever opens the same port after us: as long as its queues live, so not over a reboot or a
+        binding of the driver."""
+
+    def recall(self) -> int:
+        """The number that was kept; 0 where none was."""
+
     def close(self) -> None:
         """Give the port up."""
 
@@ -53,8 +62,10 @@ class SerialPort(Protocol):
 class DevicePort:
     """A character device of the kernel's virtio_console driver."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, name: str) -> None:
+        """`name`: the kernel's, of the device's number and the port's: another binding of the driver gives another."""
         self._fd = fd
+        self._memory = f"{_MEMORY}/{name}.lost-output"
 
     def fileno(self) -> int:
         return self._fd
@@ -69,6 +80,19 @@ class DevicePort:
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
         return dict(poll.poll(milliseconds)).get(self._fd, 0)
+
+    def remember(self, lost_output: int) -> None:
+        with contextlib.suppress(OSError):  # it is only for a daemon that is started again
+            os.makedirs(_MEMORY, mode=0o700, exist_ok=True)
+            with open(self._memory, "w", encoding="ascii") as file:
+                file.write(str(lost_output))
+
+    def recall(self) -> int:
+        try:
+            with open(self._memory, encoding="ascii") as file:
+                return int(file.read())
+        except (OSError, ValueError):
+            return 0
 
     def close(self) -> None:
         os.close(self._fd)
@@ -95,4 +119,4 @@ def open_port(path: str) -> DevicePort:
         except PermissionError:  # epoll_ctl(2): EPERM, a file that cannot be waited for
             os.close(fd)
             raise OSError(errno.ENOTTY, "not a virtio-serial port: it cannot be waited for", path) from None
-    return DevicePort(fd)
+    return DevicePort(fd, os.path.basename(os.path.realpath(path)))

@@ -136,6 +136,11 @@ class _Connection(Generic[S, E]):
         """The peer is gone. Inside a message that is an error, raised once ``next_event`` gets there."""
         self._eof = True
 
+    def give_up(self, error: RemoteProtocolError) -> None:
+        """The owner has found the peer to break rules of its own: read on as after an error."""
+        if self._failure is None:
+            self._fail(error)
+
     @property
     def mid_message(self) -> bool:
         """Part of a message is held; after ``next_event`` returned None, of an unfinished one. False after an error."""

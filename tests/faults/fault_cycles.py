@@ -1,0 +1,306 @@
+"""The faults: each cycle breaks one thing in one way, chosen by a seed, and then looks whether the next client works.
+
+What must hold (PROTOCOL.md, "What is promised"): no caller gets a response to another call; no call that must not be
+repeated takes effect twice; one that was reported successful took effect once; a client that follows one of ours works
+without waiting for a time-out; no byte of a file is wrong without an error; and the daemon neither exits nor leaks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable
+
+from fault_places import Place
+from fault_puppet import AnotherTime, Puppet
+
+import vsrpc
+from vsrpc import ChannelOptions, RpcError
+from vsrpc.v1.file_pb2 import DownloadChunkRequest, UploadRequest
+from vsrpc.v1.file_vsrpc import FileStub
+from vsrpc.v1.shell_pb2 import ExecRequest
+from vsrpc.v1.shell_vsrpc import ShellStub
+from vsrpc.v1.system_vsrpc import SystemStub
+from vsrpc.wire import MAGIC, NONCE_SIZE
+
+BIG = 3_000_000
+CALL = 60.0  # seconds that a call has: longer than any healing takes
+_SOURCE = Path(__file__).resolve().parents[2] / "vsrpc" / "wire" / "sync.py"
+
+
+@dataclass
+class Report:
+    """What the cycles of one soak brought."""
+
+    cycles: Counter[str] = field(default_factory=Counter)
+    recoveries: dict[str, list[float]] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+
+class Soak:
+    """Cycles at one place. `seed` decides on what they do."""
+
+    def __init__(self, place: Place, seed: int) -> None:
+        self.place = place
+        self.report = Report()
+        self._random = random.Random(seed)
+        self._name = secrets.token_hex(4)  # of this soak's files
+        self._tokens: dict[str, str] = {}  # what was to be done once → how that ended, as far as its caller knows
+        self._content = self._random.randbytes(BIG)
+        self._big = f"{place.effects}/big-{self._name}"
+        with self._channel() as channel:
+            FileStub(channel).Upload(UploadRequest(path=self._big, content=self._content), timeout=CALL)
+
+    def _channel(self) -> vsrpc.Channel:
+        return vsrpc.connect(f"unix:{self.place.socket}", ChannelOptions(connect_timeout=CALL, retry_interval=0.05))
+
+    # -- what is done, and whether it was done right
+
+    def _token(self) -> tuple[str, str]:
+        """A new effect: its name, and the command that has it."""
+        token = secrets.token_hex(8)
+        self._tokens[token] = "unknown"
+        return token, f"echo {token} >> {self.place.effects}/done-{self._name}"
+
+    def _effect(self, channel: vsrpc.Channel) -> None:
+        token, command = self._token()
+        try:
+            reply = ShellStub(channel).Exec(ExecRequest(command=f"{command} && echo {token}"), timeout=CALL)
+        except RpcError as error:
+            self.report.calls[error.reason or error.code().name] += 1
+            if error.not_run:
+                self._tokens[token] = "not run"
+            return
+        self.report.calls["OK"] += 1
+        self._tokens[token] = "done"
+        if reply.stdout.decode() != f"{token}\n":
+            self.report.wrong.append(f"the call for {token} got {reply.stdout!r}")
+
+    def _read(self, channel: vsrpc.Channel) -> None:
+        offset = self._random.randrange(BIG)
+        size = self._random.choice([10, 5000, 200_000, BIG])
+        try:
+            reply = FileStub(channel).DownloadChunk(
+                DownloadChunkRequest(path=self._big, offset=offset, size=size), timeout=CALL
+            )
+        except RpcError as error:
+            self.report.calls[error.reason or error.code().name] += 1
+            return
+        self.report.calls["OK"] += 1
+        if reply.content != self._content[offset : offset + size]:
+            self.report.wrong.append(f"{size} bytes at {offset} are not those of the file")
+
+    def follow(self, kind: str) -> None:
+        """The next client: how soon it is answered, and whether it is answered right."""
+        begun = time.monotonic()
+        with self._channel() as channel:
+            try:
+                SystemStub(channel).Ping(timeout=CALL)
+            except RpcError as error:
+                self.report.wrong.append(f"after {kind}: a client that followed was not served: {error}")
+                return
+            self.report.recoveries.setdefault(kind, []).append(time.monotonic() - begun)
+            if self._random.random() < 0.3:
+                self._effect(channel)
+            if self._random.random() < 0.3:
+                self._read(channel)
+
+    def verify(self) -> None:
+        """Count what was really done."""
+        done = Counter(self.place.read_effects(f"done-{self._name}"))
+        for token, count in done.items():
+            if count > 1:
+                self.report.wrong.append(f"{token} was done {count} times")
+            if token not in self._tokens:
+                self.report.wrong.append(f"{token} was done, and nobody asked for it")
+        for token, state in self._tokens.items():
+            if state == "done" and not done[token]:
+                self.report.wrong.append(f"{token} was reported done, and was not")
+            if state == "not run" and done[token]:
+                self.report.wrong.append(f"{token} was reported not done, and was")
+        self.report.wrong += [f"a temporary file was left: {name}" for name in self.place.leftovers()]
+
+    def run(self, cycles: int, kinds: dict[str, float]) -> None:
+        """So many cycles, of kinds with these weights."""
+        names, weights = list(kinds), list(kinds.values())
+        for _ in range(cycles):
+            kind = self._random.choices(names, weights)[0]
+            self.report.cycles[kind] += 1
+            KINDS[kind](self)
+            self.follow(kind)
+
+    # -- the faults
+
+    def _greeted(self) -> Puppet:
+        """A client of ours in the middle of a session."""
+        while True:
+            puppet = Puppet(self.place.socket)
+            try:
+                puppet.greet()
+                return puppet
+            except AnotherTime:
+                puppet.close()
+                time.sleep(0.02)
+
+    def nothing(self) -> None:
+        """No fault: what recoveries are measured against."""
+
+    def die_connecting(self) -> None:
+        Puppet(self.place.socket).close()
+
+    def die_in_sync(self) -> None:
+        with Puppet(self.place.socket) as puppet:
+            greeting = puppet.greeting()
+            puppet.send(greeting, self._random.randrange(len(greeting) + 1))
+
+    def die_in_head(self) -> None:
+        with self._greeted() as puppet:
+            _, command = self._token()
+            request = puppet.exec(command)
+            puppet.send(request, self._random.randrange(request.index(b"\r\n\r\n") + 4))
+
+    def die_in_body(self) -> None:
+        """Also of one that contains the magic, whole and in parts, and our own source."""
+        with self._greeted() as puppet:
+            forged = MAGIC + bytes(NONCE_SIZE) + puppet.exec(self._token()[1])
+            filling = self._random.choice([forged * 50, _SOURCE.read_bytes() * 3, MAGIC[:15] * 3000, bytes(100_000)])
+            request = puppet.upload_chunk(filling)
+            body = request.index(b"\r\n\r\n") + 4
+            puppet.send(request, self._random.randrange(body, len(request)))
+
+    def die_waiting(self) -> None:
+        with self._greeted() as puppet:
+            puppet.send(puppet.exec(self._token()[1]))
+
+    def die_in_download(self) -> None:
+        """At full speed."""
+        with self._greeted() as puppet:
+            puppet.send(puppet.download(self._big, BIG))
+            puppet.read_at_full_speed(self._random.randrange(BIG))
+
+    def die_not_reading(self) -> None:
+        """With both directions full."""
+        with self._greeted() as puppet:
+            puppet.send(b"".join(puppet.download(self._big, BIG) for _ in range(4)))
+            puppet.sock.settimeout(self._random.choice([0.01, 0.05]))
+            try:
+                puppet.send(puppet.upload_chunk(bytes(4 << 20)))
+            except TimeoutError:
+                pass
+
+    def die_in_queue(self) -> None:
+        """Clients that wait behind another, of which some die before their turn."""
+        with self._greeted() as first:
+            waiting = [Puppet(self.place.socket) for _ in range(2)]
+            for puppet in waiting:
+                puppet.send(puppet.greeting() + puppet.exec(self._token()[1]))
+            self._random.shuffle(waiting)
+            waiting[0].close()
+            first.send(first.exec(self._token()[1]))
+        waiting[1].close()
+
+    def say_garbage(self) -> None:
+        with Puppet(self.place.socket) as puppet:
+            puppet.send(self._random.randbytes(self._random.choice([1, 100, 5000])))
+
+    def plain_client_dies_in_body(self) -> None:
+        """With a body that would be a sync and a call, were it not content."""
+        with Puppet(self.place.socket) as puppet:
+            forged = puppet.greeting() + puppet.exec(f"echo forged >> {self.place.effects}/done-{self._name}")
+            body = forged * 20
+            head = b"POST /vsrpc.v1.File/UploadChunk HTTP/1.1\r\nHost: g\r\nContent-Type: application/proto\r\n"
+            request = head + b"Content-Length: %d\r\n\r\n" % (len(body) + 1) + body
+            puppet.send(request, self._random.randrange(len(request)))
+
+    def daemon_dies(self) -> None:
+        """While calls are under way on a channel that lives through it."""
+        self._during(self.place.kill_daemon)
+
+    def daemon_restarts(self) -> None:
+        self._during(self.place.restart_daemon)
+
+    def port_is_replugged(self) -> None:
+        self._during(self.place.replug)
+
+    def guest_is_paused(self) -> None:
+        """And a client leaves meanwhile, which may leave the port throttled for the next one."""
+        with self._greeted() as puppet:
+            puppet.send(puppet.download(self._big, BIG))
+            self.place.pause()
+        time.sleep(0.02)
+        self.place.resume()
+
+    def _during(self, fault: Callable[[], None]) -> None:
+        with self._channel() as channel:
+            SystemStub(channel).Ping(timeout=CALL)
+            work: list[Callable[[vsrpc.Channel], None]] = [self._effect, self._read, self._effect, self._read]
+            threads = [threading.Thread(target=each, args=(channel,)) for each in work]
+            for thread in threads:
+                thread.start()
+            time.sleep(self._random.random() * 0.03)
+            fault()
+            for thread in threads:
+                thread.join()
+
+    def process_is_killed(self) -> None:
+        """A real vsrpc-host, in mid-download at full speed."""
+        target = f"{self.place.socket}.download"
+        command = [sys.executable, "-m", "host", "-s", self.place.socket, "download", self._big, target]
+        process = subprocess.Popen(
+            [*command, "--chunk-size", "1MB"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(0.1 + self._random.random() * 0.25)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        directory = os.path.dirname(target)
+        for name in os.listdir(directory):
+            if ".download" in name:
+                os.unlink(os.path.join(directory, name))
+
+    def many_calls(self) -> None:
+        """64 calls at once on one link."""
+        with self._channel() as channel:
+            threads = [
+                threading.Thread(target=self._read if number % 4 else self._effect, args=(channel,))
+                for number in range(64)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+    def worse_port(self) -> None:
+        """From now on, what the port reads and writes at a time is small."""
+        sizes = [1, 7, 100, 4096]
+        self.place.distort(
+            host_read_max=self._random.choice(sizes),
+            guest_read_max=self._random.choice(sizes),
+            guest_write_max=self._random.choice([100, 5000, 32768]),
+            zero_write_rate=self._random.choice([0, 0.1]),
+        )
+        with self._channel() as channel:
+            self._effect(channel)
+            SystemStub(channel).Ping(timeout=CALL)
+        self.place.distort(host_read_max=4096, guest_read_max=4096, guest_write_max=32768, zero_write_rate=0)
+
+
+KINDS: dict[str, Callable[[Soak], Any]] = {
+    name: function
+    for name, function in vars(Soak).items()
+    if callable(function) and not name.startswith("_") and name not in ("follow", "verify", "run")
+}
+
+
+def digest(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()

@@ -1,0 +1,159 @@
+"""make soak: many cycles of faults, at a simulated port or a VM's, with what came of them.
+
+    python tests/faults/soak.py [--place sim|vm] [--cycles N] [--seed S] [--kinds NAME,NAME…]
+
+Prints how often each fault was made, how the calls under way ended, how long the next client took from its connect to
+its first answer, and what was wrong; exits non-zero if anything was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+for each in (ROOT, ROOT / "tests", ROOT / "tests" / "faults"):
+    sys.path.insert(0, str(each))
+
+from fault_cycles import KINDS, Report, Soak  # noqa: E402
+from fault_places import Place, SimulatedPlace, Usage, VMPlace  # noqa: E402
+
+# After these the next client works at once: those that were killed are ours.
+KILLS = (
+    "die_connecting",
+    "die_in_sync",
+    "die_in_head",
+    "die_in_body",
+    "die_waiting",
+    "die_in_download",
+    "die_not_reading",
+    "die_in_queue",
+    "process_is_killed",
+)
+
+_WORKERS = 8  # threads that a daemon makes only when it needs them
+
+# How often what happens: rare is what costs seconds each time.
+WEIGHTS = {
+    "nothing": 1.0,
+    "die_connecting": 1.0,
+    "die_in_sync": 1.0,
+    "die_in_head": 1.0,
+    "die_in_body": 1.0,
+    "die_waiting": 1.0,
+    "die_in_download": 2.0,
+    "die_not_reading": 1.0,
+    "die_in_queue": 1.0,
+    "say_garbage": 1.0,
+    "plain_client_dies_in_body": 1.0,
+    "guest_is_paused": 0.3,
+    "daemon_dies": 0.1,
+    "daemon_restarts": 0.1,
+    "port_is_replugged": 0.2,
+    "process_is_killed": 0.1,
+    "many_calls": 0.1,
+    "worse_port": 0.2,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a soak: the report, and what the daemon used and the port took before and after."""
+
+    report: Report
+    usage: tuple[Usage, Usage]
+    output: tuple[int, int]
+
+
+def soak(place: Place, cycles: int, seed: int, kinds: dict[str, float]) -> Outcome:
+    """Run the cycles, and count what they cost."""
+    output = place.healed_output()
+    work = Soak(place, seed)
+    work.run(5, {"many_calls": 1.0})  # what a daemon allocates once, it has then
+    before = place.usage()
+    work.run(cycles, kinds)
+    work.verify()
+    after = place.usage()
+    outcome = Outcome(work.report, (before, after), (output, place.healed_output()))
+    if outcome.output[1] < output:
+        work.report.wrong.append(f"the port takes {outcome.output[1]} writes, and took {output} at first")
+    if after.threads > before.threads + _WORKERS or after.descriptors > before.descriptors + _WORKERS:
+        work.report.wrong.append(f"the daemon uses {after}, and used {before} before")
+    return outcome
+
+
+def text(outcome: Outcome, seconds: float) -> str:
+    """The outcome, for people."""
+    report, (before, after) = outcome.report, outcome.usage
+    lines = [f"{'fault':28}{'cycles':>8}{'recovery p50':>14}{'p99':>10}{'max':>10}  (ms)"]
+    normal = sorted(1000 * each for each in report.recoveries.get("nothing", []))
+    killed = sorted(1000 * each for kind in KILLS for each in report.recoveries.get(kind, []))
+    for kind, count in sorted(report.cycles.items()):
+        times = sorted(1000 * each for each in report.recoveries.get(kind, []))
+        figures = f"{statistics.median(times):14.1f}{_p99(times):10.1f}{times[-1]:10.1f}" if times else ""
+        lines.append(f"{kind:28}{count:8}{figures}")
+    everything = sorted(1000 * each for times in report.recoveries.values() for each in times)
+    lines.append(
+        f"{'all':28}{sum(report.cycles.values()):8}{statistics.median(everything):14.1f}{_p99(everything):10.1f}"
+        f"{everything[-1]:10.1f}"
+    )
+    if normal and killed:
+        times = f"p99 {_p99(killed):.1f} ms, {_p99(killed) / statistics.median(normal):.1f} times the normal p50"
+        lines.append(f"after clients of ours that were killed: {times}")
+    lines.append("calls under way: " + ", ".join(f"{count} {name}" for name, count in sorted(report.calls.items())))
+    lines.append(f"daemon: {before} before, {after} after ({100 * after.memory / before.memory - 100:+.1f} % memory)")
+    lines.append("the port takes {} writes, {} after".format(*outcome.output))
+    lines.append(f"{seconds:.0f} s; wrong: {len(report.wrong)}")
+    return "\n".join([*lines, *(f"WRONG: {each}" for each in report.wrong)])
+
+
+def _p99(times: list[float]) -> float:
+    return times[min(len(times) - 1, int(len(times) * 0.99))]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--place", choices=["sim", "vm"], default="sim")
+    parser.add_argument("--cycles", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    parser.add_argument("--kinds", help=f"only these, of {', '.join(KINDS)}")
+    options = parser.parse_args()
+    kinds = WEIGHTS
+    if options.kinds:
+        unknown = set(options.kinds.split(",")) - set(KINDS)
+        if unknown:
+            parser.error(f"--kinds: no such fault: {', '.join(sorted(unknown))}")
+        kinds = {kind: WEIGHTS[kind] for kind in options.kinds.split(",")}
+    print(f"{options.cycles} cycles at the {options.place}, seed {options.seed}", flush=True)
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="vsrpc-soak-") as directory:
+        os.environ["VSRPC_LOCK_DIR"] = directory
+        if options.place == "sim":
+            with SimulatedPlace(Path(directory)) as place:
+                outcome = soak(place, options.cycles, options.seed, kinds)
+        else:
+            outcome = _at_vm(options.cycles, options.seed, kinds)
+    print(text(outcome, time.monotonic() - begun))
+    return 1 if outcome.report.wrong else 0
+
+
+def _at_vm(cycles: int, seed: int, kinds: dict[str, float]) -> Outcome:
+    from scripts.vm import VM
+
+    vm = VM("soak")
+    vm.start(wait_daemon=True)
+    try:
+        return soak(VMPlace(vm), cycles, seed, kinds)
+    finally:
+        vm.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
