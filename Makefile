@@ -7,10 +7,12 @@ PYTEST := $(PY) -m pytest
 PARALLEL := -n 2 --dist loadgroup
 VM := 0
 SECONDS := 60
+N := 1000
+PLACE := sim
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-run setup-peers setup-fuzz proto lint format types layers generated unit check test e2e \
-        matrix peers conformance fuzz demo vm vm-stop vm-test clean
+        matrix peers conformance fuzz soak demo vm vm-stop vm-test clean
 
 help: ## Describe every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +71,9 @@ peers: setup-peers ## Official Connect clients, the conformance suite, curl: on 
 
 fuzz: setup-fuzz ## Fuzz the HTTP parser for a minute, or SECONDS=N; REPLAY=FILE: show a finding again
 	@$(PY) tests/fuzz/fuzz_wire.py $(if $(REPLAY),--replay $(REPLAY),--seconds $(SECONDS))
+
+soak: setup ## Break the link N times at a simulated port (PLACE=vm: at a VM's) and report what came of it; SEED=…
+	@$(PY) tests/faults/soak.py --place $(PLACE) --cycles $(N) $(if $(SEED),--seed $(SEED))
 
 vm: setup-run ## Build (once) and boot a real Debian guest under QEMU; print the port's socket
 	$(PY) scripts/vm start --wait-daemon

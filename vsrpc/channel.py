@@ -137,7 +137,12 @@ class Channel:
             return response, (), ()
 
         def attempt() -> Response:
-            return self.start(method, target, list(headers), body, deadline, decode, effect).result()
+            call = self.start(method, target, list(headers), body, deadline, decode, effect)
+            try:
+                return call.result()
+            except BaseException:
+                call.cancel()  # does nothing unless the wait was interrupted, by Ctrl-C say
+                raise
 
         try:
             return self.retry.run(attempt, retry_safe or effect is not None, deadline)
@@ -254,8 +259,10 @@ class Channel:
             self._link.send(session, request, call.deadline, expect)
         except SessionOver:
             return False
-        except BaseException:
-            if effect is not None and first:
+        except RpcError as error:
+            if effect is not None and not first:  # an earlier attempt was sent
+                raise lost(self.name, error.details()) from error
+            if effect is not None:
                 effect.not_sent()
             raise
         call.sending = False

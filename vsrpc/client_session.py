@@ -173,7 +173,7 @@ class Session:
         """Send a message, holding `send_lock`. Raises TransportError: the session is then over."""
         try:
             send_all(self.transport, buffers, deadline.remaining())
-        except TransportError:
+        except BaseException:
             self.end()  # part of the message may be on its way: nothing else can follow it
             raise
 

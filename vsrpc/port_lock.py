@@ -45,6 +45,7 @@ class PortLock:
         self._files: tuple[Path, Path] | None = None
         self._mode = 0o600
         self._held: int | None = None
+        self._process = 0  # that has taken it
 
     @property
     def held(self) -> bool:
@@ -57,26 +58,32 @@ class PortLock:
         Raises LockUnusable; PortBusy at the deadline.
         """
         lock, queue = self._paths()
-        held = self._try(lock)
+        # Who has just let go does not take it from the one who has waited for that.
+        held = None if self.wanted() else self._try(lock)
         if held is None:
             if deadline.expired:
                 return False
             held = self._wait(lock, queue, deadline)
         os.ftruncate(held, 0)
         os.pwrite(held, f"{os.getpid()}\n{_command()}\n".encode("utf-8", "replace"), 0)
-        self._held = held
+        self._held, self._process = held, os.getpid()
         return True
 
     def release(self) -> None:
         """Let the next one have it; nothing where we do not hold it."""
         held, self._held = self._held, None
-        if held is not None:
+        if held is not None and self._process == os.getpid():
             _let_go(held, self._paths()[0])
+        elif held is not None:  # a fork of the one that holds it
+            os.close(held)
 
     def wanted(self) -> bool:
         """Whether somebody waits for us."""
         queue = self._paths()[1]
-        waiting = self._try(queue)
+        try:
+            waiting = self._try(queue)
+        except LockUnusable:  # nobody could wait there
+            return False
         if waiting is None:
             return True
         _let_go(waiting, queue)
@@ -121,7 +128,7 @@ class PortLock:
             directory = _directory(self._directory)
             # One name for one socket, by whatever path it is reached.
             name = os.path.realpath(self._socket_path).strip("/").replace("%", "%25").replace("/", "%")
-            name = name[-(_NAME_MAX - len(".queue")) :]
+            name = os.fsdecode(os.fsencode(name)[-(_NAME_MAX - len(".queue")) :])
             self._files = directory / f"{name}.lock", directory / f"{name}.queue"
             # Who may take turns here may use each other's lock files.
             self._mode = stat.S_IMODE(directory.stat().st_mode) & 0o666

@@ -25,7 +25,7 @@ from fault_places import Place
 from fault_puppet import AnotherTime, Puppet
 
 import vsrpc
-from vsrpc import ChannelOptions, RpcError
+from vsrpc import ChannelOptions, Code, RpcError
 from vsrpc.v1.file_pb2 import DownloadChunkRequest, UploadRequest
 from vsrpc.v1.file_vsrpc import FileStub
 from vsrpc.v1.shell_pb2 import ExecRequest
@@ -46,6 +46,7 @@ class Report:
     recoveries: dict[str, list[float]] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
 
 class Soak:
@@ -78,7 +79,7 @@ class Soak:
         try:
             reply = ShellStub(channel).Exec(ExecRequest(command=f"{command} && echo {token}"), timeout=CALL)
         except RpcError as error:
-            self.report.calls[error.reason or error.code().name] += 1
+            self._failed(error)
             if error.not_run:
                 self._tokens[token] = "not run"
             return
@@ -95,11 +96,17 @@ class Soak:
                 DownloadChunkRequest(path=self._big, offset=offset, size=size), timeout=CALL
             )
         except RpcError as error:
-            self.report.calls[error.reason or error.code().name] += 1
+            self._failed(error)
             return
         self.report.calls["OK"] += 1
         if reply.content != self._content[offset : offset + size]:
             self.report.wrong.append(f"{size} bytes at {offset} are not those of the file")
+
+    def _failed(self, error: RpcError) -> None:
+        self.report.calls[error.reason or error.code().name] += 1
+        self.report.errors.append(str(error))
+        if error.code() is Code.DEADLINE_EXCEEDED:
+            self.report.wrong.append(f"a call waited for {CALL:g} s: {error}")
 
     def follow(self, kind: str) -> None:
         """The next client: how soon it is answered, and whether it is answered right."""

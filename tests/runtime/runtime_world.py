@@ -72,12 +72,9 @@ class PortEnd(MemoryTransport):
 class PortListener(MemoryListener):
     """A listener whose peers sit at something like a port; several of them, unlike at a real one."""
 
-    def connect(self, timeout: float | None = None) -> MemoryTransport:
-        client = super().connect(timeout)
-        with self._changed:
-            server = self._waiting.pop()
-            self._waiting.append(PortEnd(server._incoming, server._outgoing))
-        return client
+    def accept(self) -> MemoryTransport:
+        server = super().accept()
+        return PortEnd(server._incoming, server._outgoing)
 
 
 class World:

@@ -215,10 +215,8 @@ WAITING: dict[str, Callable[[Channel], object]] = {
     ),
 }
 
-HTTP_GOES_ON = pytest.mark.xfail(strict=True, reason="Channel.http does not cancel a call whose wait was interrupted")
 
-
-@pytest.mark.parametrize("how", [pytest.param(how, marks=[HTTP_GOES_ON] * (how == "http")) for how in WAITING])
+@pytest.mark.parametrize("how", WAITING)
 def test_an_interrupted_wait_cancels(world: World, interrupt: Callable[[], None], how: str) -> None:
     jobs = Jobs(world)
     channel = world.channel(max_retries=3, read_timeout=None)
@@ -258,7 +256,6 @@ class Halting:
         return self._transport.send_some(buffers, timeout)
 
 
-@pytest.mark.xfail(strict=True, reason="Session.send goes on with a session in which half a message was sent")
 def test_a_request_that_was_interrupted_on_its_way_harms_no_other(world: World) -> None:
     jobs = Jobs(world)
     jobs.let_go("next", "before")
