@@ -46,7 +46,7 @@ _TICK = 0.5
 
 # While calls wait, after so many seconds without a byte the server is asked whether the session lives, and after so
 # many it is given up. A server answers that at once, whatever it does for the calls.
-_PROBE_AFTER = 5.0
+_PROBE_AFTER = 2.0
 _SILENT_AFTER = 20.0
 
 # A session that has been silent for so many seconds is asked first whether it lives, before a call that must not be

@@ -9,7 +9,9 @@ next byte belongs to, nothing is parsed until a sync that counts, or until the p
     state      begins with                        a sync                    anything else
     plain      a peer, at a boundary              in a head: session        requests, in order
     session    a sync                             a new session             a hello, then requests in any order
-                                                                            (one that does not name it: plain)
+                                                                            (one that does not name it: plain;
+                                                                            one that names another: answered like
+                                                                            a sync in lost)
     broken     broken HTTP in a session           a new session             dropped
     lost       a peer that was there before us,   answered: connect anew    dropped, after one answer: 503
                or broken HTTP of a plain client
@@ -59,6 +61,9 @@ _FAREWELL_TIME = 1.0
 # Room for the fields around a message's content, and for base64 in JSON, is the dispatcher's business; the wire
 # takes bodies somewhat larger than the limit on content.
 _BODY_ROOM = 1 << 16
+
+# In a request of a client that believes to be in a session.
+_NAMES_SESSION = f"{SESSION_HEADER}: ".encode()
 
 _RESTARTED = "the guest's daemon has just started and cannot tell where your request begins; connect and send it again"
 
@@ -167,9 +172,12 @@ class ServerStream:
             self._outbox.acknowledge(event.count)
         elif isinstance(event, ExpectContinue):
             self._session.say([CONTINUE])
-        elif self._name is not None and event.headers.get(SESSION_HEADER) != self._name:
-            self._begin_plain()
-            self._on_event(event)
+        elif event.headers.get(SESSION_HEADER) != self._name:
+            if SESSION_HEADER in event.headers:  # one that we know nothing of: its client must begin anew
+                self._session.say([response_sync()])
+            else:
+                self._begin_plain()
+                self._on_event(event)
         elif isinstance(event, Request) and is_link_request(event):
             self._on_link_request(event)
         elif self._nonce is not None:
@@ -217,7 +225,7 @@ class ServerStream:
 
     def _on_lost_bytes(self, data: bytes, finder: Finder) -> None:
         """Somebody speaks, and nobody knows in the middle of what."""
-        asks = finder.find(data, 0, len(data)) is not None
+        asks = finder.find(data, 0, len(data)) is not None or _NAMES_SESSION in data
         if asks or not self._broken:
             self._session.say([response_sync()])
         if not asks and not self._broken:

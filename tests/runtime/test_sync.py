@@ -17,7 +17,17 @@ import vsrpc.wire.sync
 from vsrpc.hello import hello_request
 from vsrpc.v1.shell_pb2 import ExecResponse
 from vsrpc.v1.system_pb2 import PingResponse
-from vsrpc.wire import MAGIC, ClientConnection, Finder, Headers, RemoteProtocolError, Sync, response_sync
+from vsrpc.wire import (
+    MAGIC,
+    NO_NONCE,
+    NONCE_SIZE,
+    ClientConnection,
+    Finder,
+    Headers,
+    RemoteProtocolError,
+    Sync,
+    response_sync,
+)
 from vsrpc.wire.sync import CHECKSUM_HEADER, MARK, MASK_HEADER, request_sync, seal, unseal
 
 MakeWorld = Callable[..., World]
@@ -261,8 +271,7 @@ def test_a_sync_in_a_plain_clients_body_is_content(port: World, before: str, cut
     new.works()
 
 
-@pytest.mark.parametrize("field", ["", "Vsrpc-Session: 0123456789abcdef\r\n"])
-def test_a_request_of_no_session_ends_the_session(port: World, gate: Gate, field: str) -> None:
+def test_a_request_of_no_session_ends_the_session(port: World, gate: Gate) -> None:
     """It is served as a plain client's: in order, unsealed, and whoever had the session has gone."""
     ended: list[bool] = []
     port.handlers.set(
@@ -273,11 +282,8 @@ def test_a_request_of_no_session_ends_the_session(port: World, gate: Gate, field
     peer.begin_session()
     peer.rpc(PING, x_request_id="of the session")
     gate.until_reached()
-    old = request_of(peer, x_request_id="stale")
     body = b'{"command": "a"}'
-    head = (
-        f"POST {EXEC} HTTP/1.1\r\nHost: g\r\nContent-Type: application/json\r\n{field}Content-Length: {len(body)}\r\n"
-    )
+    head = f"POST {EXEC} HTTP/1.1\r\nHost: g\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     for name in ("one", "two"):
         peer.send(f"{head}X-Request-ID: {name}\r\n\r\n".encode() + body)
     peer._connection = ClientConnection()
@@ -287,12 +293,24 @@ def test_a_request_of_no_session_ends_the_session(port: World, gate: Gate, field
         assert CHECKSUM_HEADER not in response.headers
     eventually(lambda: ended, "what ran in the session is cancelled")
     gate.open()
-    new = Begun(peer)
-    peer.send(new.opening + new.hello)
-    new.until_greeted()
-    peer.send(old)  # a request that names a session that is over is a plain one, too
+
+
+@pytest.mark.parametrize("begin", [False, True], ids=["plain", "session"])
+def test_a_request_of_a_session_that_is_over_is_not_run(port: World, begin: bool) -> None:
+    """Its client believes to be in a session, and is told to begin anew."""
+    ran: list[str] = []
+    port.handlers.set("Ping", lambda request, context: ran.append("stale") or PingResponse())
+    former = port.peer()
+    former.begin_session()
+    old = request_of(former, x_request_id="stale")
+    peer = port.peer()
+    if begin:
+        peer.begin_session()
+    peer.send(old)
     peer._connection = ClientConnection()
-    assert peer.response().headers.get("x-request-id") == "stale"
+    peer._connection.sync(bytes(range(NONCE_SIZE)))
+    assert peer.event() == Sync(NO_NONCE)
+    assert ran == []
 
 
 @pytest.mark.parametrize("begin", [False, True], ids=["plain", "session"])
