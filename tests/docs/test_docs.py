@@ -21,10 +21,11 @@ from guest.services import file, shell
 from host.cli import exits, parser
 from host.config import SOCKET_VARIABLE
 from host.transfer import DEFAULT_CHUNK_SIZE
-from vsrpc import hello, metadata, server, server_session, server_stream
+from vsrpc import client_session, hello, link, metadata, outbox, reply_cache, server, server_session, server_stream
 from vsrpc.status import Code
 from vsrpc.v1 import error_tables, file_tables, service_tables, shell_tables, system_tables
 from vsrpc.wire import Limits
+from vsrpc.wire import sync as wire_sync
 
 ROOT = Path(__file__).resolve().parents[2]
 KIB, MIB = 1024, 1024 * 1024
@@ -96,6 +97,7 @@ LIMITS = {
     "silence in the middle of a request": [f"{SERVER['stall_timeout']:g} s, then"],
     "a client that does not read": [f"{SERVER['write_timeout']:g} s for a response"],
     "requests at a time": [f", {ServerConfig.workers} by default, run and {SERVER['queue']} more wait"],
+    "responses that wait to be written": [f"{outbox._MAX_QUEUED // MIB} MiB; more"],
 }
 
 
@@ -115,6 +117,15 @@ def test_limits() -> None:
         f"first line over {WIRE.max_line} bytes",
         f"fields over {WIRE.max_head // KIB} KiB with the first line; more than {WIRE.max_headers} of them",
         f"({WIRE.max_body:,} bytes by default)",
+        f"replies of {reply_cache.MAX_BYTES // MIB} MiB in all, none larger than {reply_cache.MAX_BYTES // 2 // MIB}",
+        f"{reply_cache.MAX_CALLS} calls; {reply_cache.MAX_AGE / 60:g} min after their end",
+        f"runs on for {reply_cache.ORPHAN_TIME:g} s, or",
+        f"after {link._FIRST_WINDOW:g} s at first and twice as long each time up to {link._LONGEST_WINDOW:g} s",
+        f"({link._LEAVE_TIME * 1000:g} ms at first, twice",
+        f"waited for {client_session._PROBE_AFTER:g} s without a byte",
+        f"give it up after {client_session._SILENT_AFTER:g} s",
+        f"and {hello.MESSAGE_COST} more after each message",
+        f"the 16 bytes `{wire_sync.MAGIC.hex(' ')}`",
         f"`server.max_request_size` and {server_stream._BODY_ROOM // KIB} KiB",
     ],
 )
@@ -226,14 +237,14 @@ def anchors(text: str) -> set[str]:
 )
 def test_links_lead_somewhere(path: str) -> None:
     text = re.sub(r"^    .*$|`[^`\n]*`(?!\])", "", page(path), flags=re.MULTILINE)
-    for link in re.findall(r"\]\(([^)]+)\)", text):
-        if re.match(r"[a-z]+:", link):
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if re.match(r"[a-z]+:", target):
             continue
-        name, _, anchor = link.partition("#")
+        name, _, anchor = target.partition("#")
         there = (ROOT / path).parent / name if name else ROOT / path
-        assert there.exists(), f"{path} links to {link}, which is not there"
+        assert there.exists(), f"{path} links to {target}, which is not there"
         if anchor:
-            assert anchor in anchors(there.read_text(encoding="utf-8")), f"{path} links to {link}: no such heading"
+            assert anchor in anchors(there.read_text(encoding="utf-8")), f"{path} links to {target}: no such heading"
 
 
 def test_files_that_the_architecture_names() -> None:
