@@ -26,6 +26,9 @@ from vsrpc.transports.serial_port import DESCRIPTORS
 OK, NOTE, FAULT = "ok", "note", "fault"
 
 _PINGS = 5
+# Lost descriptors from which on something should be done about them; a daemon that may does it then.
+_ALARMING = DESCRIPTORS // 2
+
 _HARMLESS = "true"
 _HARMLESS_TIME = 10.0  # seconds
 
@@ -236,8 +239,9 @@ class _Walk:
             self._add("output", OK, f"none of the port's {DESCRIPTORS} output descriptors is lost")
             return
         found = f"{lost} of the port's {DESCRIPTORS} output descriptors may be lost for good"
-        self._add("output", NOTE, f"{found}: clients left while it was full")
-        self._verdicts.append(("output_lost", symptoms.OUTPUT_LOST.format(found, DESCRIPTORS)))
+        self._add("output", NOTE, f"{found}: as many clients were killed, or left in the middle of a reply")
+        if lost >= _ALARMING:
+            self._verdicts.append(("output_lost", symptoms.OUTPUT_LOST.format(found, DESCRIPTORS)))
 
     # -- what they say
 

@@ -27,6 +27,7 @@ from vsrpc.status import Code
 from vsrpc.transports import Transport, TransportClosed, TransportError, TransportTimeout, send_all
 from vsrpc.wire import (
     ACK,
+    LEAVE,
     NONCE_SIZE,
     BodyDamaged,
     BodyTooLarge,
@@ -53,6 +54,9 @@ _SILENT_AFTER = 20.0
 # made twice: were it sent to nobody, whether it took effect could not be known. How long to wait for the answer.
 _DOUBTFUL_AFTER = 1.0
 _PROBE_TIME = 2.0
+
+# How long the end of a session waits for the server to hear of what was cancelled, in seconds.
+_SETTLE_TIME = 0.5
 
 # Short messages of our own are given so many seconds: a guest always reads.
 _SOON_TIMEOUT = 5.0
@@ -130,6 +134,7 @@ class Session:
         self._acknowledged = 0
         self._last_heard = time.monotonic()
         self._probes: dict[str, threading.Event] = {}
+        self._cancels: threading.Event | None = None  # the last one's answer
 
     # -- the beginning
 
@@ -191,7 +196,21 @@ class Session:
 
     def cancel(self, request_id: str) -> None:
         """Ask the server to give up a call; does not wait."""
-        self._send_soon(cancel_request(secrets.token_hex(8), request_id))
+        own_id = secrets.token_hex(8)
+        self._cancels = self._probes[own_id] = threading.Event()
+        self._send_soon(cancel_request(own_id, request_id))
+
+    def leave(self) -> None:
+        """Say that we leave, when no call waits.
+
+        First the server must have heard of what was cancelled: what is sent just before the end may be lost.
+        """
+        if self.over or self.peer is None:
+            return
+        if self._cancels is None or self._cancels.wait(_SETTLE_TIME):
+            with self._soon_lock:
+                self._soon.append(LEAVE)
+            self.flush()
 
     def lives(self, deadline: Deadline) -> bool:
         """Whether the server still knows the session; asks it if it has been silent for a while."""
@@ -295,7 +314,7 @@ class Session:
                 return False
 
     def _on_response(self, response: Response) -> None:
-        probe = self._probes.get(response.headers.get(REQUEST_ID, ""))
+        probe = self._probes.pop(response.headers.get(REQUEST_ID, ""), None)
         if probe is not None:
             probe.set()
         else:

@@ -151,6 +151,7 @@ class Link:
             return
         try:
             if session is self._session and self._port_lock.held and self._port_lock.wanted():
+                session.leave()
                 session.end()
                 self._port_lock.release()
         finally:
@@ -165,6 +166,7 @@ class Link:
         with self._lock:
             session = self._session
             if session is not None:
+                session.leave()
                 session.end()
             if self._port_lock is not None:
                 self._port_lock.release()

@@ -89,11 +89,9 @@ class Outbox:
 
     @property
     def on_the_way(self) -> bool:
-        """Whether the peer has not read all that it was sent, as far as that can be told."""
+        """Whether there is something that has not been written yet."""
         with self._changed:
-            if self._writing or self._queued:
-                return True
-            return bool(self._window) and self._used - (self._granted - self._window) >= self._window // 4
+            return self._writing or bool(self._queued)
 
     def put(
         self, session: int, buffers: Sequence[Buffer], *, wait: bool = False, then: Callable[[], None] | None = None

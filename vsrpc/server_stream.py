@@ -38,6 +38,7 @@ from vsrpc.wire import (
     ExpectContinue,
     Finder,
     Headers,
+    Leave,
     Limits,
     Refused,
     RemoteProtocolError,
@@ -80,6 +81,7 @@ class ServerStream:
         self._nonce: bytes | None = None  # of a sync whose hello is still to come
         self._greeted = False
         self._name: str | None = None  # of the session that a sync began
+        self._left = False
         self._lost: Finder | None = None
         self._broken = False
         self._session = self._new_session(in_order=True)
@@ -118,9 +120,10 @@ class ServerStream:
             self._server.forget(self)
 
     def _end_session(self) -> None:
-        """The peer has gone."""
-        if self._outbox.on_the_way:
+        """The peer has gone; unless it has said so, perhaps while output was on its way to it."""
+        if self._outbox.on_the_way or (self._name is not None and not self._left):
             self._transport.lose_output()
+        self._left = False
         self._session.end()
 
     def _new_session(self, *, in_order: bool) -> ServerSession:
@@ -170,6 +173,8 @@ class ServerStream:
             self._begin(event.nonce)
         elif isinstance(event, Acks):
             self._outbox.acknowledge(event.count)
+        elif isinstance(event, Leave):
+            self._left = True
         elif isinstance(event, ExpectContinue):
             self._session.say([CONTINUE])
         elif event.headers.get(SESSION_HEADER) != self._name:

@@ -7,7 +7,6 @@ without waiting for a time-out; no byte of a file is wrong without an error; and
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import secrets
@@ -260,6 +259,17 @@ class Soak:
             for thread in threads:
                 thread.join()
 
+    def clock_jumps(self) -> None:
+        """A day forward and back, while calls are under way."""
+        self._during(lambda: self.place.jump_clock(86400))
+        self.place.jump_clock(-86400)
+
+    def another_version(self) -> None:
+        """A client that is too new, which leaves when it hears that."""
+        with Puppet(self.place.socket) as puppet:
+            puppet.send(puppet.greeting().replace(b"vsrpc-version: 1", b"vsrpc-version: 7"))
+            puppet.sock.recv(1)
+
     def process_is_killed(self) -> None:
         """A real vsrpc-host, in mid-download at full speed."""
         target = f"{self.place.socket}.download"
@@ -290,16 +300,20 @@ class Soak:
     def worse_port(self) -> None:
         """From now on, what the port reads and writes at a time is small."""
         sizes = [1, 7, 100, 4096]
+        delays = [0, 0, 0.001]
         self.place.distort(
             host_read_max=self._random.choice(sizes),
+            host_read_delay=self._random.choice(delays),
             guest_read_max=self._random.choice(sizes),
-            guest_write_max=self._random.choice([100, 5000, 32768]),
+            guest_write_max=self._random.choice([1, 100, 5000, 32768]),
+            output_delay=self._random.choice(delays),
             zero_write_rate=self._random.choice([0, 0.1]),
         )
         with self._channel() as channel:
             self._effect(channel)
             SystemStub(channel).Ping(timeout=CALL)
-        self.place.distort(host_read_max=4096, guest_read_max=4096, guest_write_max=32768, zero_write_rate=0)
+        self.place.distort(host_read_max=4096, guest_read_max=4096, guest_write_max=32768)
+        self.place.distort(host_read_delay=0.0, output_delay=0.0, zero_write_rate=0.0)
 
 
 KINDS: dict[str, Callable[[Soak], Any]] = {
@@ -307,7 +321,3 @@ KINDS: dict[str, Callable[[Soak], Any]] = {
     for name, function in vars(Soak).items()
     if callable(function) and not name.startswith("_") and name not in ("follow", "verify", "run")
 }
-
-
-def digest(content: bytes) -> str:
-    return hashlib.md5(content).hexdigest()

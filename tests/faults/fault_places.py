@@ -77,6 +77,9 @@ class Place(Protocol):
 
     def resume(self) -> None: ...
 
+    def jump_clock(self, seconds: int) -> None:
+        """Set the guest's clock forward, or back; nothing where that would be the host's."""
+
     def distort(self, **changes: Any) -> None:
         """Make the port worse, where that can be: see portsim.Options."""
 
@@ -156,6 +159,9 @@ class SimulatedPlace:
     def resume(self) -> None:
         self._simulator.resume()
 
+    def jump_clock(self, seconds: int) -> None:
+        pass
+
     def distort(self, **changes: Any) -> None:
         self._simulator.configure(**changes)
 
@@ -225,6 +231,9 @@ class VMPlace:
 
     def resume(self) -> None:
         self._vm.resume()
+
+    def jump_clock(self, seconds: int) -> None:
+        self._vm.ga.check(["/bin/date", "-s", f"{seconds:+d} seconds"])
 
     def distort(self, **changes: Any) -> None:
         pass  # it is what it is

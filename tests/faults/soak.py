@@ -59,6 +59,8 @@ WEIGHTS = {
     "port_is_replugged": 0.2,
     "process_is_killed": 0.1,
     "many_calls": 0.1,
+    "another_version": 0.5,
+    "clock_jumps": 0.1,
     "worse_port": 0.2,
 }
 

@@ -114,8 +114,9 @@ def test_headers_that_may_not_be_sent(name: str, value: str) -> None:
 
 def test_public_names() -> None:
     assert vsrpc.wire.__all__ == [
-        "ACK", "CONTINUE", "MAGIC", "NONCE_SIZE", "NO_NONCE", "REASONS", "SESSION_HEADER", "Acks", "BodyDamaged",
-        "BodyTooLarge", "Buffer", "ClientConnection", "ClientEvent", "Event", "ExpectContinue", "Finder", "Headers",
-        "Limits", "LocalProtocolError", "ProtocolError", "Refused", "RemoteProtocolError", "Request", "Response",
-        "ServerConnection", "ServerEvent", "Sync", "response_sync", "session_name",
+        "ACK", "CONTINUE", "LEAVE", "MAGIC", "NONCE_SIZE", "NO_NONCE", "REASONS", "SESSION_HEADER", "Acks",
+        "BodyDamaged", "BodyTooLarge", "Buffer", "ClientConnection", "ClientEvent", "Event", "ExpectContinue",
+        "Finder", "Headers", "Leave", "Limits", "LocalProtocolError", "ProtocolError", "Refused",
+        "RemoteProtocolError", "Request", "Response", "ServerConnection", "ServerEvent", "Sync", "response_sync",
+        "session_name",
     ]  # fmt: skip

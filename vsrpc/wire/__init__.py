@@ -24,17 +24,19 @@ from .messages import (
     ClientEvent,
     Event,
     ExpectContinue,
+    Leave,
     Refused,
     Request,
     Response,
     ServerEvent,
     Sync,
 )
-from .sync import ACK, MAGIC, NO_NONCE, NONCE_SIZE, SESSION_HEADER, Finder, response_sync, session_name
+from .sync import ACK, LEAVE, MAGIC, NO_NONCE, NONCE_SIZE, SESSION_HEADER, Finder, response_sync, session_name
 
 __all__ = [
     "ACK",
     "CONTINUE",
+    "LEAVE",
     "MAGIC",
     "NONCE_SIZE",
     "NO_NONCE",
@@ -50,6 +52,7 @@ __all__ = [
     "ExpectContinue",
     "Finder",
     "Headers",
+    "Leave",
     "Limits",
     "LocalProtocolError",
     "ProtocolError",

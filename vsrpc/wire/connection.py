@@ -30,7 +30,7 @@ from .errors import BodyTooLarge, LocalProtocolError, RemoteProtocolError, shown
 from .head import HeadReader
 from .headers import Headers
 from .limits import Limits
-from .messages import Acks, Buffer, ClientEvent, ExpectContinue, Refused, Request, Response, ServerEvent, Sync
+from .messages import Acks, Buffer, ClientEvent, ExpectContinue, Leave, Refused, Request, Response, ServerEvent, Sync
 from .start_line import RequestLine, StatusLine, check_host, parse_request_line, parse_status_line
 from .writer import request_bytes, response_bytes
 
@@ -222,7 +222,7 @@ class _Connection(Generic[S, E]):
 
 
 class ServerConnection(_Connection[RequestLine, ServerEvent]):
-    """Reads requests, writes responses. Events: Request, ExpectContinue, Refused; Sync, and Acks after it."""
+    """Reads requests, writes responses. Events: Request, ExpectContinue, Refused; Sync, and after it Acks and Leave."""
 
     _marker = sync.MAGIC
     _sync_size = len(sync.request_sync(sync.NO_NONCE))
@@ -266,6 +266,10 @@ class ServerConnection(_Connection[RequestLine, ServerEvent]):
                 count = len(self._input) - len(rest)
                 del self._input[:count]
                 yield Acks(count)
+                continue
+            if self._finder is not None and self._input[:1] == sync.LEAVE and self._head.fresh:
+                del self._input[:1]
+                yield Leave()
                 continue
             head = self._read_head()
             if head is None:

@@ -69,7 +69,12 @@ class Acks:
     count: int
 
 
-ServerEvent = Union[Request, ExpectContinue, Refused, Sync, Acks]
+@dataclass(frozen=True)
+class Leave:
+    """The client has read all that it asked for, and leaves."""
+
+
+ServerEvent = Union[Request, ExpectContinue, Refused, Sync, Acks, Leave]
 ClientEvent = Union[Response, Sync]
 Event = Union[ServerEvent, ClientEvent]
 

@@ -33,6 +33,9 @@ NO_NONCE = bytes(NONCE_SIZE)
 # can begin with it.
 ACK = b"\x06"
 
+# Between two messages: the client has read all that it asked for, and leaves. EOT of ASCII.
+LEAVE = b"\x04"
+
 # The field at the end of MARK: no head may have it.
 SYNC_HEADER = "vsrpc-sync"
 
