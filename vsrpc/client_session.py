@@ -246,10 +246,10 @@ class Session:
             self._acknowledge()
 
     def _acknowledge(self) -> None:
-        """Tell the server what we have read, in quarters of the window."""
+        """Tell the server what we have read, in halves of the window."""
         if self.peer is None or not self.peer.window:
             return
-        due = (self.connection.received + self._messages * MESSAGE_COST) // (self.peer.window // 4)
+        due = (self.connection.received + self._messages * MESSAGE_COST) // (self.peer.window // 2)
         if due > self._acknowledged:
             with self._soon_lock:
                 self._soon.append(ACK * (due - self._acknowledged))

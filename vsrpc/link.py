@@ -46,7 +46,7 @@ _PATIENCE = 1.0
 # What a UNIX socket takes unread: the sender's buffer (unix(7), SO_SNDBUF), of which the kernel's own data use some.
 _SOCKET_BUFFER_FILE = "/proc/sys/net/core/wmem_default"
 _SOCKET_BUFFER = 212992
-_USABLE = 5 / 8
+_USABLE = 15 / 16
 _WRITE = 32768  # of a guest, at a time: anything else leaves room unused
 
 

@@ -1,11 +1,12 @@
 """What a server has to say on one stream: whole messages, small ones first, never more than the peer has room for.
 
-Whoever has a message writes it at once if that needs no waiting; what is left is written by a thread of the outbox. A
-new session makes void what was queued and half-sent, so that each message names the session that it is for.
+Whoever has a message writes it at once if that needs no waiting; what is left is written by a thread of the outbox, or,
+where it waits for the peer to read, by who brings the acknowledgement. A new session makes void what was queued and
+half-sent, so that each message names the session that it is for.
 
-Flow control: at a port the peer grants a window, and acknowledges what it has read in quarters of it. What is written
-and not acknowledged always fits the peer's socket: were it to die, nothing would be stuck in the port, which costs the
-port a descriptor each time.
+Flow control: at a port the peer grants a window, and acknowledges what it has read in halves of it. What is written and
+not acknowledged always fits the peer's socket: were it to die, nothing would be stuck in the port, which costs the port
+a descriptor each time.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Outbox:
         self._current: _Message | None = None
         self._writing = False  # somebody writes, and will go on with what is put meanwhile
         self._handed_over = False  # ... and that is the thread
+        self._parked = False  # ... or whoever brings the acknowledgement that there is no room without
         self._thread: threading.Thread | None = None
         self._closed = False
         self._progress = Deadline(None)  # when the peer is given up
@@ -81,11 +83,13 @@ class Outbox:
             self._window = self._granted = window
             self._used = 0
 
-    def acknowledge(self, quarters: int) -> None:
+    def acknowledge(self, halves: int) -> None:
         """The peer has read so much more of its window."""
         with self._changed:
-            self._granted += quarters * (self._window // 4)
-            self._changed.notify_all()
+            self._granted += halves * (self._window // 2)
+            resume, self._parked = self._parked, False
+        if resume and not self._write(may_wait=False):
+            self._hand_over()
 
     @property
     def on_the_way(self) -> bool:
@@ -130,6 +134,8 @@ class Outbox:
         self._large.clear()
         self._queued = 0
         self._current = None
+        if self._parked:
+            self._parked = self._writing = False
         self._changed.notify_all()
 
     # -- whoever writes
@@ -140,23 +146,31 @@ class Outbox:
                 self._writing = False
                 return
             self._handed_over = True
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="vsrpc-outbox", daemon=True)
-                self._thread.start()
+            self._need_thread()
             self._changed.notify_all()
 
+    def _need_thread(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="vsrpc-outbox", daemon=True)
+            self._thread.start()
+
     def _run(self) -> None:
+        """Write what was handed over; and watch over a peer that acknowledges nothing."""
         while True:
             with self._changed:
-                wanted = self._changed.wait_for(lambda: self._handed_over or self._closed, _LINGER)
-                if not self._handed_over and (self._closed or not wanted):
+                self._changed.wait_for(lambda: self._handed_over or self._closed, min(_LINGER, self._write_timeout))
+                silent = self._parked and self._progress.expired
+                if not silent and not self._handed_over and (self._closed or not self._parked):
                     self._thread = None
                     return
-                self._handed_over = False
-            self._write(may_wait=True)
+                handed_over, self._handed_over = self._handed_over, False
+            if silent:
+                self._fail(TransportTimeout(f"{self._transport.peer}: the host does not read in time"))
+            elif handed_over:
+                self._write(may_wait=True)
 
     def _write(self, may_wait: bool) -> bool:
-        """Write what there is; False when that needs waiting that is not allowed."""
+        """Write what there is, or there is room for; False when that needs waiting that is not allowed."""
         self._progress = Deadline(self._write_timeout)
         try:
             while True:
@@ -168,12 +182,9 @@ class Outbox:
                         return True
                     room = self._granted - self._used if self._window else message.size
                     if room <= 0:
-                        if not may_wait:
-                            return False
-                        self._changed.wait(_NAP)
-                        if self._progress.expired:
-                            raise TransportTimeout(f"{self._transport.peer}: the host does not read in time")
-                        continue
+                        self._parked = True
+                        self._need_thread()
+                        return True
                 try:
                     sent = self._transport.send_some(_first(message.rest, room), _NAP if may_wait else 0)
                 except TransportTimeout:
@@ -211,7 +222,7 @@ class Outbox:
 
     def _fail(self, error: TransportError) -> None:
         with self._changed:
-            self._writing = False
+            self._writing = self._parked = False
             self._drop()
         level = logging.DEBUG if isinstance(error, TransportClosed) else logging.WARNING
         _log.log(level, "%s; its session is ended", error)

@@ -50,7 +50,7 @@ class Puppet:
         while True:
             event = self._event()
             if isinstance(event, Response):
-                self._quarter = (parse_hello(event).window or 1 << 40) // 4
+                self._half = (parse_hello(event).window or 1 << 40) // 2
                 return
             if event.nonce == bytes(NONCE_SIZE):
                 raise AnotherTime
@@ -70,11 +70,11 @@ class Puppet:
 
     def read_at_full_speed(self, count: int) -> None:
         """Read that many bytes, acknowledging them as a client of ours does."""
-        acknowledged = (self._connection.received + MESSAGE_COST) // self._quarter
+        acknowledged = (self._connection.received + MESSAGE_COST) // self._half
         while count > 0:
             count -= self._receive()
             self._connection.next_event()
-            due = (self._connection.received + MESSAGE_COST) // self._quarter
+            due = (self._connection.received + MESSAGE_COST) // self._half
             if due > acknowledged:
                 self.sock.sendall(ACK * (due - acknowledged))
                 acknowledged = due

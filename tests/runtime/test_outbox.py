@@ -169,13 +169,13 @@ def test_no_more_is_on_its_way_than_the_window(desk: Desk, size: int) -> None:
         return seen + seen // size * MESSAGE_COST
 
     while seen < whole:
-        granted = window + acknowledged * (window // 4)
+        granted = window + acknowledged * (window // 2)
         # All that the window lets through comes, though the peer says nothing.
         while used() < granted and seen < whole:
             seen += len(desk.reader.read(min(size - seen % size, granted - used())))
         if acknowledged % 5 == 0 or seen == whole:
             assert desk.reader.nothing_more(), "the window is full"
-        due = used() // (window // 4)
+        due = used() // (window // 2)
         assert due > acknowledged or seen == whole, "what was let through must let more through"
         desk.outbox.acknowledge(due - acknowledged)
         acknowledged = due
@@ -199,8 +199,8 @@ def test_a_peer_that_acknowledges_slowly_is_not_given_up(make_desk: Callable[...
     desk = make_desk("memory", 0.4)
     desk.outbox.grant(16384)
     desk.put(message("m", LARGE))
-    for _ in range((LARGE - 16384) // 4096 + 1):
-        desk.reader.read(4096)
+    for _ in range((LARGE - 16384) // 8192 + 1):
+        desk.reader.read(8192)
         eventually(lambda: desk.outbox._used >= desk.outbox._granted, "it waits")
         desk.outbox._changed.acquire()
         desk.outbox._changed.wait(0.05)

@@ -288,6 +288,8 @@ class SerialTransport:
         self._first = first  # what accept() had to read to know that somebody is there
         self._buffer_size = buffer_size
         self._client_left = False
+        self._bulk = True  # the last read was a page or more
+        self._sliced: tuple[object, int, list[memoryview]] = (None, 0, [])  # the last buffer, and its pages
         self._arrival = Deadline(_ARRIVAL_GRACE)
         self._arrived = False  # the port has told that a client is there
         self._usage = Usage(peer, listener.wake, self._release)
@@ -309,7 +311,7 @@ class SerialTransport:
                 buffer[:count] = self._first[:count]
                 self._first = self._first[count:]
                 return count
-            views = _slices(buffer[: self._buffer_size])
+            views = self._slices_of(buffer)
             while not self._client_left:
                 try:
                     count = self._port.read_into(views)
@@ -323,6 +325,7 @@ class SerialTransport:
                     self._client_left = True
                 else:
                     if count:
+                        self._bulk = count >= READ_SLICE
                         if self.may_be_arriving:
                             self._arrival = Deadline(_ARRIVAL_GRACE)
                         return count
@@ -355,6 +358,14 @@ class SerialTransport:
     def close(self) -> None:
         self._usage.close()
 
+    def _slices_of(self, buffer: memoryview) -> list[memoryview]:
+        """The buffer in pages; of what comes in small pieces, the first will do."""
+        if self._sliced[0] is not buffer.obj or self._sliced[1] != len(buffer):
+            size = min(len(buffer), self._buffer_size)
+            slices = [buffer[start : min(start + READ_SLICE, size)] for start in range(0, size, READ_SLICE)]
+            self._sliced = buffer.obj, len(buffer), slices
+        return self._sliced[2] if self._bulk else self._sliced[2][:1]
+
     def _wait_writable(self, deadline: Deadline) -> None:
         # poll() is level-triggered: its HUP means that there is no client, or that one is just arriving.
         arrival = Deadline(_ARRIVAL_GRACE)
@@ -374,10 +385,6 @@ class SerialTransport:
 
     def _release(self) -> None:
         self._listener.finished(self._client_left)
-
-
-def _slices(buffer: memoryview) -> list[memoryview]:
-    return [buffer[start : start + READ_SLICE] for start in range(0, len(buffer), READ_SLICE)]
 
 
 def _pieces(buffers: Sequence[Buffer]) -> list[memoryview]:

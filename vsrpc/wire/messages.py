@@ -64,7 +64,7 @@ class Sync:
 
 @dataclass(frozen=True)
 class Acks:
-    """The client has read so many more quarters of its window."""
+    """The client has read so many more halves of its window."""
 
     count: int
 

@@ -29,7 +29,7 @@ MARK = b"HTTP/1.1 100 Continue\r\nvsrpc-sync: "
 NONCE_SIZE = 16
 NO_NONCE = bytes(NONCE_SIZE)
 
-# Between two messages: the client has read another quarter of the window that it granted. ACK of ASCII; no HTTP message
+# Between two messages: the client has read another half of the window that it granted. ACK of ASCII; no HTTP message
 # can begin with it.
 ACK = b"\x06"
 
