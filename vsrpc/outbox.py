@@ -86,7 +86,8 @@ class Outbox:
     def acknowledge(self, halves: int) -> None:
         """The peer has read so much more of its window."""
         with self._changed:
-            self._granted += halves * (self._window // 2)
+            # No peer can have read more than was sent.
+            self._granted = min(self._granted + halves * (self._window // 2), self._used + self._window)
             resume, self._parked = self._parked, False
         if resume and not self._write(may_wait=False):
             self._hand_over()

@@ -1,6 +1,6 @@
 package main
 
-// Messages as JSON, by rpc path and by REST route, and the errors of both.
+// Calls: messages as JSON, by rpc path and by REST route, or as protobuf; and the errors of all of them.
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path"
 )
 
 // Error is what the guest answered a call that failed.
@@ -22,33 +23,36 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("%d (HTTP %d): %s", e.Code, e.HTTP, e.Message) }
 
-// do sends a message, or nothing for nil.
-func (c *Client) do(ctx context.Context, method, target string, in any) (*Reply, error) {
-	if in == nil {
-		return c.Do(ctx, method, target, http.Header{}, nil)
+// The rpcs whose idempotency_level in the schema allows to repeat them. All others need a key for that.
+var repeatable = map[string]bool{"Ping": true, "Info": true, "Status": true, "Download": true, "Stat": true,
+	"UploadChunk": true, "AbortUpload": true, "DownloadChunk": true}
+
+func (c *Client) do(ctx context.Context, method, target, contentType string, body []byte) (*Reply, error) {
+	header := http.Header{}
+	if contentType != "" {
+		header.Set("Content-Type", contentType)
 	}
-	body, err := json.Marshal(in)
+	if method != http.MethodGet && !repeatable[path.Base(target)] {
+		header.Set("Idempotency-Key", random(16))
+	}
+	return c.Do(ctx, method, target, header, body)
+}
+
+// RPC calls an rpc by its path, for example "/vsrpc.v1.System/Ping", with the message in the form of the content type.
+func (c *Client) RPC(ctx context.Context, path, contentType string, in []byte) ([]byte, error) {
+	reply, err := c.do(ctx, http.MethodPost, path, contentType, in)
 	if err != nil {
 		return nil, err
 	}
-	return c.Do(ctx, method, target, http.Header{"Content-Type": {"application/json"}}, body)
-}
-
-// Call calls an rpc by its path, for example "/vsrpc.v1.System/Ping".
-func (c *Client) Call(ctx context.Context, path string, in, out any) error {
-	reply, err := c.do(ctx, http.MethodPost, path, in)
-	if err != nil {
-		return err
-	}
 	if reply.StatusCode == http.StatusOK {
-		return json.Unmarshal(reply.Body, out)
+		return reply.Body, nil
 	}
-	var failure struct {
+	var failure struct { // JSON in any case
 		Message string
 		Details []struct{ Type, Value string }
 	}
 	if err := json.Unmarshal(reply.Body, &failure); err != nil {
-		return &Error{HTTP: reply.StatusCode, Message: string(reply.Body)}
+		return nil, &Error{HTTP: reply.StatusCode, Message: string(reply.Body)}
 	}
 	result := &Error{HTTP: reply.StatusCode, Message: failure.Message}
 	for _, detail := range failure.Details {
@@ -57,18 +61,38 @@ func (c *Client) Call(ctx context.Context, path string, in, out any) error {
 		}
 		raw, err := base64.RawStdEncoding.DecodeString(detail.Value)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if result.Code, result.Facts, err = errorDetail(raw); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return result
+	return nil, result
+}
+
+// Call is RPC with JSON.
+func (c *Client) Call(ctx context.Context, path string, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	if body, err = c.RPC(ctx, path, "application/json", body); err != nil {
+		return err
+	}
+	return json.Unmarshal(body, out)
 }
 
 // REST calls a route; in is nil where it has no body.
-func (c *Client) REST(ctx context.Context, method, target string, in, out any) error {
-	reply, err := c.do(ctx, method, target, in)
+func (c *Client) REST(ctx context.Context, method, target string, in, out any) (err error) {
+	var body []byte
+	contentType := ""
+	if in != nil {
+		contentType = "application/json"
+		if body, err = json.Marshal(in); err != nil {
+			return err
+		}
+	}
+	reply, err := c.do(ctx, method, target, contentType, body)
 	if err != nil {
 		return err
 	}
@@ -125,4 +149,13 @@ func eachField(raw []byte, field func(number, value uint64, content []byte) erro
 		}
 	}
 	return nil
+}
+
+// addNumber and addBytes write such fields.
+func addNumber(raw []byte, number, value uint64) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(raw, number<<3), value)
+}
+
+func addBytes(raw []byte, number uint64, content []byte) []byte {
+	return append(binary.AppendUvarint(binary.AppendUvarint(raw, number<<3|2), uint64(len(content))), content...)
 }

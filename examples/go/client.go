@@ -1,176 +1,127 @@
 package main
 
-// A session of PROTOCOL.md: HTTP/1.1 on a UNIX socket, a hello, then calls in flight matched by X-Request-ID.
+// A client that begins a session when it needs one, and repeats a call once whose session was lost.
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
+	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 )
 
 const (
-	version   = "1"
-	attempts  = 2                      // a hello can be lost in what an interrupted client left half sent
-	helloTime = 2 * time.Second        // for each of them
-	leaveTime = 50 * time.Millisecond  // between them, for the guest to see that we left
-	wayTime   = 500 * time.Millisecond // from the deadline in the guest until its answer must be here
+	connectTime  = 15 * time.Second
+	leaveTime    = 20 * time.Millisecond  // for the guest to see that a client has left; doubled each time
+	echoTime     = 250 * time.Millisecond // how soon a guest that hears us answers; the same
+	longEchoTime = 8 * time.Second
 )
 
-// Reply is a whole response.
-type Reply struct {
-	*http.Response
-	Body []byte
-}
-
-// Client is one session. Its methods may be called from several goroutines.
+// Client is a guest, by the path of its socket. Its methods may be called from several goroutines.
 type Client struct {
-	Hello   http.Header // what the server says of itself
-	conn    net.Conn
-	sending sync.Mutex
-	mutex   sync.Mutex // pending
-	pending map[string]chan *Reply
-	over    chan struct{} // closed once `lost` says why
-	lost    error
+	path    string
+	mutex   sync.Mutex // the following
+	session *session
+	closed  bool
 }
 
-// Dial connects to the socket at path and says hello.
+// Dial returns once the guest has answered.
 func Dial(path string) (*Client, error) {
-	var err error
-	for attempt := 0; attempt < attempts; attempt++ {
-		time.Sleep(time.Duration(attempt) * leaveTime)
-		var conn net.Conn
-		if conn, err = net.Dial("unix", path); err != nil {
-			return nil, err
-		}
-		c := &Client{conn: conn, pending: map[string]chan *Reply{}, over: make(chan struct{})}
-		reader := bufio.NewReader(conn)
-		if err = c.hello(reader); err == nil {
-			go c.receive(reader)
-			return c, nil
-		}
-		conn.Close()
-	}
-	return nil, fmt.Errorf("%s: no vsrpc daemon of version %s answers: %w", path, version, err)
-}
-
-func (c *Client) hello(reader *bufio.Reader) error {
-	c.conn.SetDeadline(time.Now().Add(helloTime))
-	defer c.conn.SetDeadline(time.Time{})
-	id := newID()
-	if err := c.send(id, "OPTIONS", "*", http.Header{"Vsrpc-Version": {version}}, nil); err != nil {
-		return err
-	}
-	for {
-		reply, err := read(reader)
-		if err != nil {
-			return err
-		}
-		if got := reply.Header.Get("X-Request-ID"); got != id && got != "" {
-			continue // meant for the client before us
-		}
-		if reply.StatusCode != http.StatusOK || reply.Header.Get("Vsrpc-Version") != version {
-			return fmt.Errorf("status %d: %s", reply.StatusCode, reply.Body)
-		}
-		c.Hello = reply.Header
-		return nil
-	}
-}
-
-// Close ends the session, which cancels what still runs for it.
-func (c *Client) Close() { c.conn.Close() }
-
-// Do sends one request and waits for its response, whatever its status. The context's deadline travels.
-func (c *Client) Do(ctx context.Context, method, target string, header http.Header, body []byte) (*Reply, error) {
-	var late <-chan time.Time
-	if deadline, ok := ctx.Deadline(); ok {
-		left := time.Until(deadline)
-		header = header.Clone()
-		header.Set("Connect-Timeout-Ms", strconv.FormatInt(max(1, left.Milliseconds()), 10))
-		late = time.After(left + wayTime)
-	}
-	id, answer := newID(), make(chan *Reply, 1)
-	c.mutex.Lock()
-	c.pending[id] = answer
-	c.mutex.Unlock()
-	defer c.take(id)
-	if err := c.send(id, method, target, header, body); err != nil {
+	c := &Client{path: path}
+	if _, err := c.current(); err != nil {
 		return nil, err
 	}
-	select {
-	case reply := <-answer:
-		return reply, nil
-	case <-c.over:
-		return nil, c.lost
-	case <-late:
-		return nil, context.DeadlineExceeded
-	}
+	return c, nil
 }
 
-func (c *Client) take(id string) chan *Reply {
+// Agent is the program in the guest and its version.
+func (c *Client) Agent() string {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
-	defer delete(c.pending, id)
-	return c.pending[id]
+	return c.session.hello.Get("Vsrpc-Agent")
 }
 
-func (c *Client) send(id, method, target string, header http.Header, body []byte) error {
-	var message bytes.Buffer
-	fmt.Fprintf(&message, "%s %s HTTP/1.1\r\nHost: guest\r\nX-Request-ID: %s\r\n", method, target, id)
-	header.Write(&message)
-	fmt.Fprintf(&message, "Content-Length: %d\r\n\r\n", len(body))
-	message.Write(body)
-	c.sending.Lock()
-	defer c.sending.Unlock()
-	_, err := c.conn.Write(message.Bytes())
-	return err
+// Close ends the session, which cancels what still runs for it without a key.
+func (c *Client) Close() {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	c.closed = true
+	c.session.leave()
 }
 
-func (c *Client) receive(reader *bufio.Reader) {
-	defer close(c.over)
-	defer c.conn.Close()
+// current returns the session, or a new one where that is over.
+func (c *Client) current() (*session, error) {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	if c.closed {
+		return nil, net.ErrClosed
+	}
+	if c.session != nil {
+		select {
+		case <-c.session.over:
+			time.Sleep(leaveTime)
+		default:
+			return c.session, nil
+		}
+	}
+	fresh, err := connect(c.path)
+	if err != nil {
+		return nil, err
+	}
+	c.session = fresh
+	return fresh, nil
+}
+
+func connect(path string) (*session, error) {
+	began, leave, echo := time.Now(), leaveTime, echoTime
 	for {
-		reply, err := read(reader)
-		if err != nil {
-			c.lost = fmt.Errorf("connection lost: %w", err)
-			return
+		var s *session
+		turn := time.Now()
+		conn, err := net.Dial("unix", path)
+		if err == nil {
+			s, err = open(conn, echo)
+		} else if !errors.Is(err, syscall.EAGAIN) { // too many clients wait for their turn
+			return nil, err
 		}
-		if answer := c.take(reply.Header.Get("X-Request-ID")); answer != nil {
-			answer <- reply
-		}
-		if reply.Close {
-			c.lost = fmt.Errorf("session ended by the guest: status %d: %.200s", reply.StatusCode, reply.Body)
-			return
+		switch {
+		case err == nil:
+			return s, nil
+		case errors.Is(err, errVersion):
+			return nil, err
+		case time.Since(began) > connectTime:
+			return nil, fmt.Errorf("%s: no vsrpc daemon answers: %w", path, err)
+		case errors.Is(err, errMark): // a daemon is there, and waits until the client before it has left, which we are
+			time.Sleep(leave)
+			leave *= 2
+		default: // our sync was lost in what another left half sent, or QEMU is deaf until its client is replaced
+			time.Sleep(echo - time.Since(turn))
+			echo = min(2*echo, longEchoTime)
 		}
 	}
 }
 
-func read(reader *bufio.Reader) (*Reply, error) {
-	for {
-		response, err := http.ReadResponse(reader, nil)
-		if err != nil {
-			return nil, err
-		}
-		body, err := io.ReadAll(response.Body)
-		if err != nil {
-			return nil, err
-		}
-		if response.StatusCode >= http.StatusOK { // else an interim one
-			return &Reply{response, body}, nil
-		}
+// Do sends one request and waits for its response, whatever its status. A deadline travels to the guest. If the session is lost meanwhile the request is
+// sent once more: one with an Idempotency-Key has no second effect, and one without must be harmless to repeat.
+func (c *Client) Do(ctx context.Context, method, target string, header http.Header, body []byte) (*Reply, error) {
+	s, err := c.current()
+	if err != nil {
+		return nil, err
 	}
-}
-
-func newID() string {
-	id := make([]byte, 8)
-	rand.Read(id)
-	return hex.EncodeToString(id)
+	began := time.Now()
+	reply, err := s.call(ctx, method, target, header, body)
+	if !errors.Is(err, errLost) {
+		return reply, err
+	}
+	if header.Get("Idempotency-Key") != "" { // so that a guest that cannot know refuses: restarted since, or too late
+		header.Set("Vsrpc-Instance", s.hello.Get("Vsrpc-Instance"))
+		header.Set("Vsrpc-Retry-Age-Ms", strconv.FormatInt(time.Since(began).Milliseconds(), 10))
+	}
+	if s, err = c.current(); err != nil {
+		return nil, fmt.Errorf("whether it took effect is not known: %w", err)
+	}
+	return s.call(ctx, method, target, header, body)
 }

@@ -23,7 +23,7 @@ func main() {
 	guest, err := Dial(os.Args[1])
 	check(err)
 	defer guest.Close()
-	fmt.Println("agent:", guest.Hello.Get("Vsrpc-Agent"))
+	fmt.Println("agent:", guest.Agent())
 	ctx := context.Background()
 
 	var info struct{ Hostname string }
@@ -31,8 +31,10 @@ func main() {
 	fmt.Println("host name:", info.Hostname)
 
 	var exec struct{ Stdout string } // text on REST routes, base64 on rpc paths
-	check(guest.REST(ctx, "POST", "/api/v1/shell/exec", message{"command": "echo hello"}, &exec))
-	fmt.Print("stdout: ", exec.Stdout)
+	file := os.Args[2] + "log"
+	command := fmt.Sprintf("echo hello >> %[1]s; cat %[1]s", file) // once, whatever becomes of the link
+	check(guest.REST(ctx, "POST", "/api/v1/shell/exec", message{"command": command}, &exec))
+	fmt.Printf("stdout: %q\n", exec.Stdout)
 
 	missing := os.Args[2] + "missing"
 	var nothing message
@@ -48,6 +50,8 @@ func main() {
 
 	content := make([]byte, 5<<20+5)
 	rand.Read(content)
+	copy(content[1<<20:], magic) // what files may contain and nobody must take for more than that
+	copy(content[3<<20:], noSession)
 	path := os.Args[2] + "go.bin"
 	upload(ctx, guest, path, content)
 	fmt.Println("same content:", bytes.Equal(content, download(ctx, guest, path)))
@@ -66,8 +70,10 @@ func upload(ctx context.Context, guest *Client, path string, content []byte) {
 		go func(offset int) {
 			defer chunks.Done()
 			chunk := content[offset:min(offset+begun.ChunkSize, len(content))]
-			in, out := message{"session_id": begun.SessionID, "offset": offset, "content": chunk}, message{}
-			check(guest.Call(ctx, "/vsrpc.v1.File/UploadChunk", in, &out))
+			in := addBytes(nil, 1, []byte(begun.SessionID)) // protobuf: in JSON, bytes are longer by a third
+			in = addBytes(addNumber(in, 2, uint64(offset)), 4, chunk)
+			_, err := guest.RPC(ctx, "/vsrpc.v1.File/UploadChunk", "application/proto", in)
+			check(err)
 		}(start)
 	}
 	chunks.Wait()
@@ -77,22 +83,22 @@ func upload(ctx context.Context, guest *Client, path string, content []byte) {
 }
 
 func download(ctx context.Context, guest *Client, path string) (content []byte) {
-	for {
-		var chunk struct {
-			Content []byte
-			MD5     string `json:"chunk_md5"`
-			HasMore bool   `json:"has_more"`
-		}
-		query := url.Values{"path": {path}, "offset": {fmt.Sprint(len(content))}}
-		check(guest.REST(ctx, "GET", "/api/v1/file/chunked/download?"+query.Encode(), nil, &chunk))
-		if digest := md5.Sum(chunk.Content); hex.EncodeToString(digest[:]) != chunk.MD5 {
-			log.Fatal("a chunk is not what was sent")
-		}
-		content = append(content, chunk.Content...)
-		if !chunk.HasMore {
-			return content
-		}
+	for more := true; more; {
+		in := addNumber(addBytes(nil, 1, []byte(path)), 2, uint64(len(content)))
+		out, err := guest.RPC(ctx, "/vsrpc.v1.File/DownloadChunk", "application/proto", in)
+		check(err)
+		more = false // as a field that is absent
+		check(eachField(out, func(number, value uint64, bytes []byte) error {
+			switch number {
+			case 2:
+				content = append(content, bytes...)
+			case 7:
+				more = value != 0
+			}
+			return nil
+		}))
 	}
+	return content
 }
 
 func check(err error) {
