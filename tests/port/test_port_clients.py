@@ -241,7 +241,7 @@ def test_a_reader_killed_in_a_long_message(port: PortUnderTest) -> None:
     old.kill()
     drained = port.process().drain()
     assert drained.why == "silence"
-    assert 50_000 < drained.length < sent - 400_000
+    assert 0 < drained.length < sent - 400_000
 
 
 def test_a_killed_writer_leaves_half_a_message(port: PortUnderTest) -> None:

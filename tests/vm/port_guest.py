@@ -19,7 +19,8 @@ from typing import Any, Callable
 sys.path.insert(0, "/opt/vsrpc/current")
 
 from vsrpc.transports import TransportClosed, TransportTimeout, send_all
-from vsrpc.transports.serial import SerialListener, SerialTransport
+from vsrpc.transports.serial import SerialListener
+from vsrpc.transports.serial_transport import SerialTransport
 
 DEVICE, LOG = sys.argv[1], sys.argv[2]
 PIECE = bytes(range(256)) * 4096  # 1 MiB

@@ -30,41 +30,23 @@ import logging
 import os
 import select
 import threading
-import time
-from typing import Callable, Sequence
+from typing import Callable
 
 from vsrpc.deadline import Deadline
-from vsrpc.transports.base import Buffer, TransportClosed, TransportTimeout, Usage, poll_time
-from vsrpc.transports.serial_port import (
-    DESCRIPTORS,
-    MAX_READ_SLICES,
-    MAX_WRITE_SLICES,
-    READ_SLICE,
-    WRITE_SLICE,
-    SerialPort,
-    open_port,
-)
+from vsrpc.transports.base import TransportClosed
+from vsrpc.transports.serial_port import DESCRIPTORS, MAX_READ_SLICES, READ_SLICE, SerialPort, open_port
+from vsrpc.transports.serial_transport import ARRIVAL_GRACE, SerialTransport
 
 _log = logging.getLogger(__name__)
 
 # How often a port that is not there is looked for, in seconds: an idle guest must not notice it.
 _REOPEN_INTERVAL = 0.5
 
-# For how long a client's bytes may be ahead of the news that it has come, in seconds: until then the port reads as "no
-# client" and takes no output. The news come by a work queue of the guest's kernel, which a busy machine delays.
-_ARRIVAL_GRACE = 0.25
-
 # Descriptors that may be lost: how many make a line in the log; how many make the driver be bound anew when no client
 # is there, and for how many seconds none has to be there for any.
 _LOST_STEP = 16
 _REBIND_AT = DESCRIPTORS // 2
 _REBIND_IDLE = 10.0
-
-# Before a write is tried again where poll() cannot tell when, in seconds.
-_PAUSE = 0.002
-
-# How long a writer may sleep before it looks whether it is still wanted, in seconds.
-_WRITER_NAP = 0.05
 
 _ABSENT = (errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.EBUSY)
 
@@ -220,7 +202,7 @@ class SerialListener:
         _log.info("%s: opened", self._path)
         self._absence = ""
         self._port = port
-        self._opened = Deadline(_ARRIVAL_GRACE)
+        self._opened = Deadline(ARRIVAL_GRACE)
         self._drop_rest = False
         self.lost_output = port.recall()
 
@@ -264,136 +246,3 @@ class SerialListener:
         os.close(self._wake_write)
         self._epoll.close()
         self._wake_read = -1
-
-
-class SerialTransport:
-    """One client's time at the port."""
-
-    peer_sees_end = False
-
-    def __init__(
-        self,
-        listener: SerialListener,
-        port: SerialPort,
-        peer: str,
-        first: bytes,
-        at_boundary: bool,
-        buffer_size: int,
-    ) -> None:
-        self.at_boundary = at_boundary
-        self.may_be_arriving = True
-        self._listener = listener
-        self._port = port
-        self._peer = peer
-        self._first = first  # what accept() had to read to know that somebody is there
-        self._buffer_size = buffer_size
-        self._client_left = False
-        self._bulk = True  # the last read was a page or more
-        self._sliced: tuple[object, int, list[memoryview]] = (None, 0, [])  # the last buffer, and its pages
-        self._arrival = Deadline(_ARRIVAL_GRACE)
-        self._arrived = False  # the port has told that a client is there
-        self._usage = Usage(peer, listener.wake, self._release)
-
-    @property
-    def peer(self) -> str:
-        return self._peer
-
-    @property
-    def lost_output(self) -> int:
-        """Descriptors of the port that clients have cost it so far."""
-        return self._listener.lost_output
-
-    def recv_into(self, buffer: memoryview, timeout: float | None = None) -> int:
-        deadline = Deadline(timeout)
-        with self._usage:
-            if self._first:
-                count = min(len(buffer), len(self._first))
-                buffer[:count] = self._first[:count]
-                self._first = self._first[count:]
-                return count
-            views = self._slices_of(buffer)
-            while not self._client_left:
-                try:
-                    count = self._port.read_into(views)
-                except BlockingIOError:
-                    self._arrived = True
-                    if not self._listener.wait_edge(poll_time(deadline)) and deadline.expired:
-                        raise TransportTimeout(f"{self._peer}: nothing received in time") from None
-                    self._usage.check()
-                except OSError as error:  # unplugged: accept() meets the same
-                    _log.debug("%s: %s", self._peer, error.strerror)
-                    self._client_left = True
-                else:
-                    if count:
-                        self._bulk = count >= READ_SLICE
-                        if self.may_be_arriving:
-                            self._arrival = Deadline(_ARRIVAL_GRACE)
-                        return count
-                    if self._arrival.expired or (self._arrived and not self.may_be_arriving):
-                        self._client_left = True
-                    else:
-                        self._listener.wait_edge(poll_time(self._arrival))
-                        self._usage.check()
-            return 0
-
-    def send_some(self, buffers: Sequence[Buffer], timeout: float | None = None) -> int:
-        deadline = Deadline(timeout)
-        pieces = _pieces(buffers)
-        with self._usage:
-            while True:
-                try:
-                    sent = self._port.write(pieces)
-                except BlockingIOError:
-                    self._wait_writable(deadline)
-                except OSError as error:
-                    raise TransportClosed(f"{self._peer}: {error.strerror}") from error
-                else:
-                    if sent:
-                        return sent
-                    self._pause(deadline)  # virtio_console.c, __send_to_port: the queue is full, and nobody was told
-
-    def lose_output(self) -> None:
-        self._listener.lose_output()
-
-    def close(self) -> None:
-        self._usage.close()
-
-    def _slices_of(self, buffer: memoryview) -> list[memoryview]:
-        """The buffer in pages; of what comes in small pieces, the first will do."""
-        if self._sliced[0] is not buffer.obj or self._sliced[1] != len(buffer):
-            size = min(len(buffer), self._buffer_size)
-            slices = [buffer[start : min(start + READ_SLICE, size)] for start in range(0, size, READ_SLICE)]
-            self._sliced = buffer.obj, len(buffer), slices
-        return self._sliced[2] if self._bulk else self._sliced[2][:1]
-
-    def _wait_writable(self, deadline: Deadline) -> None:
-        # poll() is level-triggered: its HUP means that there is no client, or that one is just arriving.
-        arrival = Deadline(_ARRIVAL_GRACE)
-        while True:
-            flags = self._port.wait_writable(poll_time(deadline.sooner(_WRITER_NAP)) or 0)
-            self._usage.check()
-            if flags & select.POLLOUT:
-                return
-            if flags & select.POLLHUP and (self._client_left or arrival.expired):
-                raise TransportClosed(f"{self._peer}: the client has gone")
-            self._pause(deadline)
-
-    def _pause(self, deadline: Deadline) -> None:
-        if deadline.expired:
-            raise TransportTimeout(f"{self._peer}: the host does not read in time")
-        time.sleep(_PAUSE)
-
-    def _release(self) -> None:
-        self._listener.finished(self._client_left)
-
-
-def _pieces(buffers: Sequence[Buffer]) -> list[memoryview]:
-    """The first of what is to be sent, in slices of which each takes a descriptor."""
-    pieces: list[memoryview] = []
-    for buffer in buffers:
-        view = memoryview(buffer)
-        for start in range(0, len(view), WRITE_SLICE):
-            if len(pieces) == MAX_WRITE_SLICES:
-                return pieces
-            pieces.append(view[start : start + WRITE_SLICE])
-    return pieces

@@ -4,7 +4,7 @@ Knows HTTP syntax only. It must not know a socket, a thread, a clock, protobuf, 
 content type or status means anything here beyond its framing.
 
     grammar ── head, start_line ──┐
-    limits, errors, headers ──────┼── connection (ServerConnection, ClientConnection)
+    limits, errors, headers ──────┼── connection ── server_connection, client_connection
     messages ── body, writer ─────┤
     sync ─────────────────────────┘
 
@@ -12,7 +12,7 @@ One framing mistake on a byte stream that several clients share is a smuggled re
 lets a recipient refuse is refused, and nothing is parsed after a framing error.
 """
 
-from .connection import ClientConnection, ServerConnection
+from .client_connection import ClientConnection
 from .errors import BodyDamaged, BodyTooLarge, LocalProtocolError, ProtocolError, RemoteProtocolError
 from .headers import Headers
 from .limits import Limits
@@ -31,6 +31,7 @@ from .messages import (
     ServerEvent,
     Sync,
 )
+from .server_connection import ServerConnection
 from .sync import ACK, LEAVE, MAGIC, NO_NONCE, NONCE_SIZE, SESSION_HEADER, Finder, response_sync, session_name
 
 __all__ = [
