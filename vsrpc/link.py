@@ -231,13 +231,14 @@ class Link:
         window = _FIRST_WINDOW
         leave = _LEAVE_TIME
         wrong_answers = 0
+        heard = b""  # by the last attempt that heard anything
         while True:
             self._check_closed()
             try:
                 transport = self._connect(deadline.remaining())
             except ConnectFailed as error:
                 if self._attempt is not None and deadline.expired:  # the queue is full, of our own attempts too
-                    self._raise_no_hello(self._attempt, error)
+                    self._raise_no_hello(heard, error)
                 raise RpcError(Code.UNAVAILABLE, str(error), reason="CONNECTION_REFUSED", not_run=True) from error
             session = self._attempt = Session(transport, ClientConnection(self._limits), self._owner, self._name)
             begun = time.monotonic()
@@ -253,16 +254,15 @@ class Link:
                 failure = error
                 transport.close()
                 if deadline.expired:
-                    self._raise_no_hello(session, error)
+                    self._raise_no_hello(heard, error)
             except (TransportError, RemoteProtocolError, WrongPeer) as error:
                 failure = error
                 transport.close()
                 # What has echoed our own nonce is what it is.
-                wrong_answers += isinstance(error, TransportClosed) or (
-                    bool(session.heard) and window >= _JUDGED_WINDOW
-                )
+                heard = session.heard or heard
+                wrong_answers += isinstance(error, TransportClosed) or (bool(heard) and window >= _JUDGED_WINDOW)
                 if deadline.expired or wrong_answers == _WRONG_ANSWERS or isinstance(error, WrongPeer):
-                    self._raise_no_hello(session, error)
+                    self._raise_no_hello(heard, error)
                 window = min(2 * window, _LONGEST_WINDOW)
             except BaseException:
                 transport.close()
@@ -272,11 +272,11 @@ class Link:
             time.sleep(leave)
             leave = min(2 * leave, _LONGEST_LEAVE_TIME)
 
-    def _raise_no_hello(self, session: Session, error: Exception) -> NoReturn:
+    def _raise_no_hello(self, heard: bytes, error: Exception) -> NoReturn:
         self._check_closed()
         what = str(error)
         if not isinstance(error, (WrongPeer, RemoteProtocolError)):
-            if not session.heard or isinstance(error, NotAtBoundary):
+            if not heard or isinstance(error, NotAtBoundary):
                 if isinstance(error, TransportClosed):
                     message = f"{self._name}: the connection was closed before the hello"
                     raise RpcError(Code.UNAVAILABLE, message, reason="CONNECTION_REFUSED", not_run=True) from error
@@ -287,7 +287,7 @@ class Link:
                     reason="READ_TIMEOUT",
                     not_run=True,
                 ) from error
-            what = f"it said {session.heard[:60].decode('latin-1')!r}"
+            what = f"it said {heard[:60].decode('latin-1')!r}"
         raise RpcError(
             Code.INTERNAL,
             f"{self._name}: what answers there is not a vsrpc guest that this client can talk to: {what}; check the "

@@ -207,11 +207,10 @@ class VMPlace:
 
     def __init__(self, vm: VM) -> None:
         self._vm = vm
-        config = vm.ga.read_file(_CONFIG).decode()
-        if "allow_rebind: true" not in config:
-            vm.ga.write_file(_CONFIG, config.replace("allow_rebind: false", "allow_rebind: true").encode(), 0o600)
-            self.restart_daemon()
-            vm.wait_daemon()
+        self._config = vm.ga.read_file(_CONFIG)
+        vm.ga.write_file(_CONFIG, self._config.replace(b"allow_rebind: false", b"allow_rebind: true"), 0o600)
+        self.restart_daemon()
+        vm.wait_daemon()
         self.socket = str(vm.socket)
         vm.ga.check(["/bin/rm", "-rf", self.effects])
         vm.ga.check(["/bin/mkdir", self.effects])
@@ -267,6 +266,18 @@ class VMPlace:
     def leftovers(self) -> list[str]:
         found = self._vm.ga.check(["/usr/bin/find", self.effects, "-name", ".*"]).decode()
         return found.split()
+
+    def close(self) -> None:
+        """Leave the VM as it was: a daemon that binds the driver anew takes the other ports of its controller away."""
+        self._vm.ga.write_file(_CONFIG, self._config, 0o600)
+        self.restart_daemon()
+        self._vm.wait_daemon()
+
+    def __enter__(self) -> VMPlace:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
 
 
 def _usage(status: str, descriptors: int) -> Usage:

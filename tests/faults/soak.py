@@ -152,7 +152,8 @@ def _at_vm(cycles: int, seed: int, kinds: dict[str, float]) -> Outcome:
     vm = VM("soak")
     vm.start(wait_daemon=True)
     try:
-        return soak(VMPlace(vm), cycles, seed, kinds)
+        with VMPlace(vm) as place:
+            return soak(place, cycles, seed, kinds)
     finally:
         vm.stop()
 

@@ -32,7 +32,8 @@ def test_faults_at_the_simulated_port(tmp_path: Path, seed: int) -> None:
 @pytest.mark.vm
 @pytest.mark.timeout(900)
 def test_faults_at_the_port_of_a_vm(vm: VM) -> None:
-    outcome = soak(VMPlace(vm), 50, 3, WEIGHTS)
+    with VMPlace(vm) as place:
+        outcome = soak(place, 50, 3, WEIGHTS)
     report = text(outcome, 0)
     print(report)
     assert not outcome.report.wrong, report

@@ -33,7 +33,7 @@ import threading
 from typing import Callable
 
 from vsrpc.deadline import Deadline
-from vsrpc.transports.base import TransportClosed
+from vsrpc.transports.base import TransportClosed, poll_time
 from vsrpc.transports.serial_port import DESCRIPTORS, MAX_READ_SLICES, READ_SLICE, SerialPort, open_port
 from vsrpc.transports.serial_transport import ARRIVAL_GRACE, SerialTransport
 
@@ -89,6 +89,7 @@ class SerialListener:
         self._accepting = False
         self._current: SerialTransport | None = None
         self._drop_rest = False
+        self._dropped = Deadline(0)  # when the last of it came, and the grace
         self._absence = ""  # what was logged last
 
     @property
@@ -150,6 +151,7 @@ class SerialListener:
         """The transport that was out is closed, and nobody uses it any more."""
         with self._changed:
             self._drop_rest = not client_left
+            self._dropped = Deadline(ARRIVAL_GRACE)
             self._current = None
             self._changed.notify_all()
             self._release_unused()
@@ -178,7 +180,11 @@ class SerialListener:
             else:
                 if count and not self._drop_rest:
                     return self._transport(bytes(first[:count]), at_boundary=self._opened.expired)
-                if not count:  # no client
+                if count:
+                    self._dropped = Deadline(ARRIVAL_GRACE)
+                elif self._drop_rest and not self._dropped.expired:
+                    self.wait_edge(poll_time(self._dropped))  # the news of its coming may be late
+                else:  # no client
                     self._drop_rest = False
                     self._wait_for_client(self._port)
 
