@@ -67,6 +67,7 @@ class Outbox:
         self._window = 0
         self._granted = 0
         self._used = 0
+        self._sending = 0  # bytes that may have gone out, and are not in `used` yet
 
     def begin(self) -> int:
         """A new session: its number. Nothing of an earlier one will be written any more, but what has been begun."""
@@ -86,8 +87,9 @@ class Outbox:
     def acknowledge(self, halves: int) -> None:
         """The peer has read so much more of its window."""
         with self._changed:
-            # No peer can have read more than was sent.
-            self._granted = min(self._granted + halves * (self._window // 2), self._used + self._window)
+            # No peer can have read more than was sent, or is just being sent.
+            most = self._used + self._sending + MESSAGE_COST + self._window
+            self._granted = min(self._granted + halves * (self._window // 2), most)
             resume, self._parked = self._parked, False
         if resume and not self._write(may_wait=False):
             self._hand_over()
@@ -186,8 +188,10 @@ class Outbox:
                         self._parked = True
                         self._need_thread()
                         return True
+                    pieces = _first(message.rest, room)
+                    self._sending = sum(map(len, pieces))
                 try:
-                    sent = self._transport.send_some(_first(message.rest, room), _NAP if may_wait else 0)
+                    sent = self._transport.send_some(pieces, _NAP if may_wait else 0)
                 except TransportTimeout:
                     if not may_wait:
                         return False
@@ -209,6 +213,7 @@ class Outbox:
     def _sent(self, message: _Message, count: int) -> None:
         message.rest = advance(message.rest, count)
         with self._changed:
+            self._sending = 0
             if self._current is not message:
                 return  # a new session has begun
             self._used += count

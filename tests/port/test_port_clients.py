@@ -7,7 +7,19 @@ import errno
 import socket
 
 import pytest
-from port_driver import HUP, IN, OUT, PATIENCE, QUIET, PortUnderTest, hears, receive, send_until_full, until_taken
+from port_driver import (
+    HUP,
+    IN,
+    OUT,
+    PATIENCE,
+    QUIET,
+    PortUnderTest,
+    hears,
+    receive,
+    send_until_full,
+    until,
+    until_taken,
+)
 
 MANY = 100_000  # bytes: more than QEMU reads at once
 
@@ -152,8 +164,14 @@ def test_an_answer_reaches_whoever_is_the_client_by_then(port: PortUnderTest) ->
     second = port.client()
     second.sendall(b"?")
     assert guest.expect(1) == b"?"
-    guest.until(OUT)
-    guest.write(b"answer")
+
+    def written() -> bool:
+        try:
+            return guest.write(b"answer") == 6
+        except BlockingIOError:  # the news that the first has left came after the second one's bytes
+            return False
+
+    until(written, "the port takes output")
     assert receive(second, 6) == b"answer"
 
 
