@@ -198,7 +198,7 @@ class VM:
             qmp.wait_event("DEVICE_DELETED")
 
     def _replug(self, port: qemu.Port, number: int | None = None) -> None:
-        device: dict[str, Any] = {"id": port.ident, "bus": f"{qemu.CONTROLLER_ID}.0", "name": port.name}
+        device: dict[str, Any] = {"id": port.ident, "bus": f"{port.controller}.0", "name": port.name}
         if number is not None:
             device["nr"] = number
         self.qmp("device_add", driver="virtserialport", chardev=port.chardev, **device)

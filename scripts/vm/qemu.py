@@ -16,7 +16,9 @@ from .errors import VMError
 from .host import environment
 from .image import Image
 
-CONTROLLER_ID, DISK_ID = "serial0", "disk0"
+DISK_ID = "disk0"
+# The daemon may bind the driver of its port anew, which takes away all ports of the same controller.
+CONTROLLERS = SHARED, OWN = "serial0", "serial1"
 # Address randomisation stays on: a kernel that is unpacked over the code of the one before a reset makes QEMU's
 # emulation drop that code piece by piece, for 20 seconds.
 KERNEL_ARGS = (
@@ -45,15 +47,17 @@ TERM_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Port:
-    """A virtio-serial port: its id, its name in the guest, the id of its character device, and its socket's file."""
+    """A virtio-serial port: its id, its name in the guest, the id of its character device, its socket's file, and its
+    controller."""
 
     ident: str
     name: str
     chardev: str
     file: str
+    controller: str = SHARED
 
 
-VSRPC = Port("vsrpc-port", "test.vserial.0", "vsrpc-chardev", "vsrpc.sock")
+VSRPC = Port("vsrpc-port", "test.vserial.0", "vsrpc-chardev", "vsrpc.sock", OWN)
 SPARE = Port("spare-port", "test.spare.0", "spare", "spare.sock")
 # A test's way to what it runs in the guest, where the agent's tenth of a second a command is too much.
 CONTROL = Port("control-port", "test.control.0", "control", "control.sock")
@@ -82,10 +86,11 @@ def command(setup: Setup) -> list[str]:
     # The disk is thrown away with the VM, so nothing has to reach the host's disk.
     args += ["-drive", f"if=none,id={DISK_ID},format=qcow2,cache=unsafe,file={setup.disk}"]
     args += ["-device", f"virtio-blk-pci,drive={DISK_ID}"]
-    args += ["-device", f"virtio-serial-pci,id={CONTROLLER_ID},max_ports=31"]
+    for controller in CONTROLLERS:
+        args += ["-device", f"virtio-serial-pci,id={controller},max_ports=31"]
     for port in (VSRPC, SPARE, CONTROL, AGENT):
         args += ["-chardev", f"socket,id={port.chardev},path={run / port.file},server=on,wait=off"]
-        device = f"virtserialport,bus={CONTROLLER_ID}.0,chardev={port.chardev},id={port.ident},name={port.name}"
+        device = f"virtserialport,bus={port.controller}.0,chardev={port.chardev},id={port.ident},name={port.name}"
         args += ["-device", device]
     console = f"socket,id=console,path={run / 'console.sock'},server=on,wait=off,logfile={run / 'console.log'}"
     args += ["-chardev", console, "-serial", "chardev:console"]

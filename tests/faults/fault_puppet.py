@@ -16,6 +16,7 @@ from vsrpc.v1.shell_pb2 import ExecRequest
 from vsrpc.wire import ACK, NONCE_SIZE, ClientConnection, Headers, Request, Response, Sync
 
 _PATIENCE = 30.0
+_ANSWER = 2.0
 _WINDOW = 170_000  # what a socket takes unread, and what clients of ours grant
 
 
@@ -45,12 +46,14 @@ class Puppet:
         return sync + b"".join(self._connection.send(hello_request(secrets.token_hex(8), _WINDOW)))
 
     def greet(self) -> None:
-        """Sync, say hello, and hear the answer; again while the server asks for that."""
+        """Sync, say hello, and hear the answer. Raises AnotherTime where the server asks for that, TimeoutError."""
+        self.sock.settimeout(_ANSWER)
         self.send(self.greeting())
         while True:
             event = self._event()
             if isinstance(event, Response):
                 self._half = (parse_hello(event).window or 1 << 40) // 2
+                self.sock.settimeout(_PATIENCE)
                 return
             if event.nonce == bytes(NONCE_SIZE):
                 raise AnotherTime
