@@ -176,7 +176,8 @@ class _Walk:
 
     def _no_session(self, error: RPCError, attempts: tuple[Attempt, ...]) -> None:
         if error.reason == "PROTOCOL_ERROR" and attempts:
-            verdict, summary = symptoms.of_stranger(attempts[-1], error.message)
+            telling = next((each for each in reversed(attempts) if each.heard), attempts[-1])
+            verdict, summary = symptoms.of_stranger(telling, error.message)
             self._fail("guest", error.message, verdict, summary, error.reason)
         if error.reason == "READ_TIMEOUT" and not attempts:
             self._fail("guest", error.message, "held", error.message, error.reason)

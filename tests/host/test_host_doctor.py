@@ -18,6 +18,8 @@ from host import unix_socket
 from host.cli.main import main
 from host.errors import NUMBERS
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., "tuple[int, list[str]]"]
 
 

@@ -11,6 +11,8 @@ from host_peers import greet, hang_up, say_nothing, serving, speak
 
 from host.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 
 def run(capfd: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str]:
     code = main([*argv])

@@ -13,7 +13,12 @@ from port_places import GuestAgentProcess, RealPort, SimulatedPort, local_agent
 VM_SECONDS = 900
 
 
-@pytest.fixture(params=["sim", pytest.param("vm", marks=[pytest.mark.vm, pytest.mark.timeout(VM_SECONDS)])])
+@pytest.fixture(
+    params=[
+        pytest.param("sim", marks=pytest.mark.slow),
+        pytest.param("vm", marks=[pytest.mark.vm, pytest.mark.timeout(VM_SECONDS)]),
+    ]
+)
 def port(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PortUnderTest]:
     place: PortUnderTest
     if request.param == "sim":

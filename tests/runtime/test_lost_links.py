@@ -20,6 +20,8 @@ from vsrpc.v1.shell_vsrpc import ShellStub
 from vsrpc.v1.system_pb2 import PingRequest, PingResponse
 from vsrpc.v1.system_vsrpc import SystemStub
 
+pytestmark = pytest.mark.slow
+
 MakeWorld = Callable[..., World]
 
 FAST: dict[str, Any] = {"max_retries": 50, "retry_interval": 0.001, "backoff_factor": 1.0}

@@ -18,6 +18,8 @@ from vsrpc.port_lock import LockUnusable, PortLock
 from vsrpc.v1.shell_pb2 import ExecRequest, ExecResponse
 from vsrpc.v1.shell_vsrpc import ShellStub
 
+pytestmark = pytest.mark.slow
+
 NOW = Deadline(0)
 PATIENCE = 60.0
 PORT = "/run/port"
