@@ -23,8 +23,6 @@ from vsrpc.v1.system_pb2 import PingResponse
 from vsrpc.v1.system_vsrpc import SYSTEM_SERVICE
 from vsrpc.wire import Response
 
-HELLO = b"OPTIONS * HTTP/1.1\r\nHost: g\r\nVsrpc-Version: 1\r\nContent-Length: 0\r\n\r\n"
-
 
 def json_of(response: Response) -> Any:
     return json.loads(bytes(response.body))
