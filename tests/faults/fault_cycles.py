@@ -7,6 +7,7 @@ without waiting for a time-out; no byte of a file is wrong without an error; and
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import secrets
@@ -148,10 +149,10 @@ class Soak:
 
     # -- the faults
 
-    def _greeted(self) -> Puppet:
-        """A client of ours in the middle of a session."""
+    def _greeted(self, step: int | None = None) -> Puppet:
+        """A client of ours in the middle of a session; `step`: bytes that it sends and reads at a time."""
         while True:
-            puppet = Puppet(self.place.socket)
+            puppet = Puppet(self.place.socket, step)
             try:
                 puppet.greet()
                 return puppet
@@ -163,59 +164,91 @@ class Soak:
     def nothing(self) -> None:
         """No fault: what recoveries are measured against."""
 
+    def _dies(self, puppet: Puppet, act: Callable[[], object]) -> None:
+        """What a process does, before it is killed with SIGKILL: that, with the puppet's socket."""
+        process = os.fork()
+        if process == 0:
+            try:
+                act()
+                os.kill(os.getpid(), signal.SIGKILL)
+            finally:
+                os._exit(1)
+        puppet.close()  # ours; the process has its own
+        if os.waitpid(process, 0)[1] != signal.SIGKILL:
+            self.report.wrong.append("a client that was to be killed ended by itself")
+
     def die_connecting(self) -> None:
-        Puppet(self.place.socket).close()
+        self._dies(Puppet(self.place.socket), lambda: None)
 
     def die_in_sync(self) -> None:
-        with Puppet(self.place.socket) as puppet:
-            greeting = puppet.greeting()
-            puppet.send(greeting, self._random.randrange(len(greeting) + 1))
+        puppet = Puppet(self.place.socket)
+        greeting = puppet.greeting()
+        cut = self._random.randrange(len(greeting) + 1)
+        self._dies(puppet, lambda: puppet.send(greeting, cut))
 
     def die_in_head(self) -> None:
-        with self._greeted() as puppet:
-            _, command = self._token()
-            request = puppet.exec(command)
-            puppet.send(request, self._random.randrange(request.index(b"\r\n\r\n") + 4))
+        puppet = self._greeted()
+        request = puppet.exec(self._token()[1])
+        cut = self._random.randrange(request.index(b"\r\n\r\n") + 4)
+        self._dies(puppet, lambda: puppet.send(request, cut))
 
     def die_in_body(self) -> None:
         """Also of one that contains the magic, whole and in parts, and our own source."""
-        with self._greeted() as puppet:
-            forged = MAGIC + bytes(NONCE_SIZE) + puppet.exec(self._token()[1])
-            filling = self._random.choice([forged * 50, _SOURCE.read_bytes() * 3, MAGIC[:15] * 3000, bytes(100_000)])
-            request = puppet.upload_chunk(filling)
-            body = request.index(b"\r\n\r\n") + 4
-            puppet.send(request, self._random.randrange(body, len(request)))
+        puppet = self._greeted()
+        forged = MAGIC + bytes(NONCE_SIZE) + puppet.exec(self._token()[1])
+        filling = self._random.choice([forged * 50, _SOURCE.read_bytes() * 3, MAGIC[:15] * 3000, bytes(100_000)])
+        request = puppet.upload_chunk(filling)
+        cut = self._random.randrange(request.index(b"\r\n\r\n") + 4, len(request))
+        self._dies(puppet, lambda: puppet.send(request, cut))
 
     def die_waiting(self) -> None:
-        with self._greeted() as puppet:
-            puppet.send(puppet.exec(self._token()[1]))
+        puppet = self._greeted()
+        request = puppet.exec(self._token()[1])
+        self._dies(puppet, lambda: puppet.send(request))
 
     def die_in_download(self) -> None:
         """At full speed."""
-        with self._greeted() as puppet:
+        puppet = self._greeted()
+        count = self._random.randrange(BIG)
+
+        def act() -> None:
             puppet.send(puppet.download(self._big, BIG))
-            puppet.read_at_full_speed(self._random.randrange(BIG))
+            puppet.read_at_full_speed(count)
+
+        self._dies(puppet, act)
 
     def die_not_reading(self) -> None:
         """With both directions full."""
-        with self._greeted() as puppet:
+        puppet = self._greeted()
+        patience = self._random.choice([0.01, 0.05])
+
+        def act() -> None:
             puppet.send(b"".join(puppet.download(self._big, BIG) for _ in range(4)))
-            puppet.sock.settimeout(self._random.choice([0.01, 0.05]))
-            try:
+            puppet.sock.settimeout(patience)
+            with contextlib.suppress(TimeoutError):
                 puppet.send(puppet.upload_chunk(bytes(4 << 20)))
-            except TimeoutError:
-                pass
+
+        self._dies(puppet, act)
 
     def die_in_queue(self) -> None:
         """Clients that wait behind another, of which some die before their turn."""
-        with self._greeted() as first:
-            waiting = [Puppet(self.place.socket) for _ in range(2)]
-            for puppet in waiting:
-                puppet.send(puppet.greeting() + puppet.exec(self._token()[1]))
-            self._random.shuffle(waiting)
-            waiting[0].close()
-            first.send(first.exec(self._token()[1]))
-        waiting[1].close()
+        first = self._greeted()
+        waiting = [Puppet(self.place.socket) for _ in range(2)]
+        requests = [puppet.greeting() + puppet.exec(self._token()[1]) for puppet in waiting]
+        self._random.shuffle(waiting)
+        for puppet, request in zip(waiting, requests):
+            puppet.send(request)
+        self._dies(waiting[0], lambda: None)
+        last = first.exec(self._token()[1])
+        self._dies(first, lambda: first.send(last))
+        self._dies(waiting[1], lambda: None)
+
+    def slow_client(self) -> None:
+        """One that sends and reads a byte at a time, and dies like that."""
+        puppet = self._greeted(step=1)
+        request = puppet.exec(self._token()[1])
+        cut = self._random.randrange(len(request) + 1)
+        self._dies(puppet, lambda: puppet.send(request, cut))
 
     def say_garbage(self) -> None:
         with Puppet(self.place.socket) as puppet:
@@ -272,13 +305,13 @@ class Soak:
             puppet.sock.recv(1)
 
     def process_is_killed(self) -> None:
-        """A real vsrpc-host, in mid-download at full speed."""
+        """A real vsrpc-host, at any time of a download."""
         target = f"{self.place.socket}.download"
         command = [sys.executable, "-m", "host", "-s", self.place.socket, "download", self._big, target]
         process = subprocess.Popen(
             [*command, "--chunk-size", "1MB"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        time.sleep(0.1 + self._random.random() * 0.25)
+        time.sleep(self._random.random() * 0.35)  # from its start to mid-download
         process.send_signal(signal.SIGKILL)
         process.wait()
         directory = os.path.dirname(target)

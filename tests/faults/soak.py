@@ -35,6 +35,7 @@ KILLS = (
     "die_in_download",
     "die_not_reading",
     "die_in_queue",
+    "slow_client",
     "process_is_killed",
 )
 
@@ -51,6 +52,7 @@ WEIGHTS = {
     "die_in_download": 2.0,
     "die_not_reading": 1.0,
     "die_in_queue": 1.0,
+    "slow_client": 0.5,
     "say_garbage": 1.0,
     "plain_client_dies_in_body": 1.0,
     "guest_is_paused": 0.3,
