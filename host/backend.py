@@ -26,8 +26,21 @@ class Reply:
     content: Buffer = b""
 
 
+class Started(Protocol):
+    """A call under way."""
+
+    def result(self) -> Reply:
+        """Wait for its reply. Raises RpcError, RPCError."""
+
+    def cancel(self) -> None:
+        """Give it up, if it has not ended."""
+
+
 class Backend(Protocol):
     """Makes calls in one wire format."""
+
+    def start(self, service: str, rpc: str, fields: Mapping[str, Any]) -> Started:
+        """Begin a call that may be repeated; `content` among the fields must not change until it has ended."""
 
     def call(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Reply:
         """Call an rpc, for example ("File", "Stat", {"path": "/etc/hosts"}); None means the channel's time-out."""

@@ -85,6 +85,23 @@ class JsonBackend:
         except (binascii.Error, TypeError, ValueError) as error:
             raise _not_ours(f"`content` is not base64: {error}") from None
 
+    def start(self, service: str, rpc: str, fields: Mapping[str, Any]) -> _Later:
+        """See Backend.start: here a call is made when its reply is asked for."""
+        return _Later(lambda: self.call(service, rpc, fields))
+
+
+class _Later:
+    """A call that is made when its reply is asked for."""
+
+    def __init__(self, call: Callable[[], Reply]) -> None:
+        self._call = call
+
+    def result(self) -> Reply:
+        return self._call()
+
+    def cancel(self) -> None:
+        """Nothing is under way."""
+
 
 def _base64_text(value: object) -> str:
     if isinstance(value, (bytes, bytearray, memoryview)):

@@ -5,14 +5,17 @@ A service's generated module is imported when it is first called.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping
 
 import google.protobuf  # noqa: F401  # here, so that its absence shows before the first call
 
 from host.backend import Buffer, Reply
 from host.errors import UsageError
+from vsrpc.bulk import BulkMethod
 from vsrpc.codec import to_json
-from vsrpc.method import ServiceDescriptor
+from vsrpc.errors import RpcError
+from vsrpc.method import MethodDescriptor, ServiceDescriptor
+from vsrpc.retry import may_help
 
 if TYPE_CHECKING:
     from vsrpc.channel import Channel
@@ -58,18 +61,12 @@ class ProtoBackend:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._stubs: dict[str, tuple[ServiceDescriptor, Any]] = {}
+        self._bulk: dict[str, tuple[MethodDescriptor[Any, Any], Any]] = {}
 
     def call(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Reply:
         """Call an rpc; see Backend.call. Raises RpcError, and UsageError for a field of the wrong type."""
-        if service not in self._stubs:
-            descriptor, factory = _SERVICES[service]()
-            self._stubs[service] = descriptor, factory(self._channel)
-        descriptor, stub = self._stubs[service]
-        method = next(each for each in descriptor.methods if each.name == rpc)
-        try:
-            request = method.request_type(**fields)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"{rpc} cannot be called like this: {error}") from None
+        descriptor, stub, method = self._method(service, rpc)
+        request = _request(method, fields)
         response = getattr(stub, rpc)(request, timeout=timeout)
         content: Buffer = b""
         if "content" in response.DESCRIPTOR.fields_by_name:
@@ -78,3 +75,60 @@ class ProtoBackend:
         data = to_json(response, descriptor.text_fields)
         data.pop("content", None)
         return Reply(data, content)
+
+    def start(self, service: str, rpc: str, fields: Mapping[str, Any]) -> _Bulk:
+        """See Backend.start. Content stands beside its message, and is not copied."""
+        if rpc not in self._bulk:
+            _, _, method = self._method(service, rpc)
+            names = ["content" if "content" in each.DESCRIPTOR.fields_by_name else "" for each in _types(method)]
+            self._bulk[rpc] = method, self._channel.bulk(BulkMethod(method, request=names[0], response=names[1]))
+        method, callable_ = self._bulk[rpc]
+        others = {name: value for name, value in fields.items() if name != "content"}
+        return _Bulk(self._channel, callable_, (_request(method, others), fields.get("content", b"")))
+
+    def _method(self, service: str, rpc: str) -> tuple[ServiceDescriptor, Any, MethodDescriptor[Any, Any]]:
+        if service not in self._stubs:
+            descriptor, factory = _SERVICES[service]()
+            self._stubs[service] = descriptor, factory(self._channel)
+        descriptor, stub = self._stubs[service]
+        return descriptor, stub, next(each for each in descriptor.methods if each.name == rpc)
+
+
+class _Bulk:
+    """A call under way; where its reply was lost, it is made again."""
+
+    def __init__(self, channel: Channel, callable_: Any, request: tuple[Any, Buffer]) -> None:
+        self._channel = channel
+        self._callable = callable_
+        self._request = request
+        self._call = callable_.future(request)
+
+    def result(self) -> Reply:
+        try:
+            response, content = self._call.result()
+        except RpcError as error:
+            if not may_help(error, repeatable=True):
+                raise
+            response, content = self._callable(self._request)
+        return Reply({field.name: value for field, value in _fields(response)}, content)
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
+def _types(method: MethodDescriptor[Any, Any]) -> tuple[Any, Any]:
+    return method.request_type, method.response_type
+
+
+def _request(method: MethodDescriptor[Any, Any], fields: Mapping[str, Any]) -> Any:
+    try:
+        return method.request_type(**fields)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{method.name} cannot be called like this: {error}") from None
+
+
+def _fields(message: Any) -> Iterator[tuple[Any, Any]]:
+    """The fields of a flat message; optional ones, each in a oneof of its own, only where they are set."""
+    for field in message.DESCRIPTOR.fields:
+        if field.containing_oneof is None or message.HasField(field.name):
+            yield field, getattr(message, field.name)

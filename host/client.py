@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
 import vsrpc
 from host import transfer
-from host.backend import Backend, Reply, make_backend
+from host.backend import Backend, make_backend
+from host.calls import Calls, FileCalls
 from host.errors import RPCError, UsageError, from_rpc_error
 from vsrpc.errors import RpcError
 
@@ -77,6 +78,8 @@ class VirtioRPCClient:
         self._local: LocalGuest | None = None
         self._channel: Channel | None = None
         self._backend: Backend | None = None
+        self._calls = Calls(lambda: self._connected()[1])
+        self._files = FileCalls(self._calls, lambda: self._connected()[1])
 
     def connect(self, timeout: float | None = None) -> None:
         """Connect to the guest now, waiting for others who have the port until `timeout` (default: read_timeout).
@@ -158,6 +161,7 @@ class VirtioRPCClient:
         owner: str = "",
         group: str = "",
         chunk_size: int = transfer.DEFAULT_CHUNK_SIZE,
+        checksum: str = transfer.MD5,
         progress_callback: transfer.Progress | None = None,
     ) -> dict[str, Any]:
         """Write a local file to the guest, in chunks if it is larger than 2 MiB. Data: path, size, md5.
@@ -166,7 +170,7 @@ class VirtioRPCClient:
         """
         return _envelope(
             transfer.upload(
-                self._file_call,
+                self._files,
                 local_path,
                 remote_path,
                 mode=mode,
@@ -174,6 +178,7 @@ class VirtioRPCClient:
                 group=group,
                 overwrite=overwrite,
                 chunk_size=chunk_size,
+                checksum=checksum,
                 progress=progress_callback,
             )
         )
@@ -188,12 +193,13 @@ class VirtioRPCClient:
         owner: str = "",
         group: str = "",
         chunk_size: int = transfer.DEFAULT_CHUNK_SIZE,
+        checksum: str = transfer.MD5,
         progress_callback: transfer.Progress | None = None,
     ) -> dict[str, Any]:
         """The same, in chunks whatever its size. Data: path, size, md5, chunks_received."""
         return _envelope(
             transfer.upload(
-                self._file_call,
+                self._files,
                 local_path,
                 remote_path,
                 mode=mode,
@@ -201,6 +207,7 @@ class VirtioRPCClient:
                 group=group,
                 overwrite=overwrite,
                 chunk_size=chunk_size,
+                checksum=checksum,
                 small_file=transfer.NEVER_SMALL,
                 progress=progress_callback,
             )
@@ -213,6 +220,7 @@ class VirtioRPCClient:
         overwrite: bool = True,
         *,
         chunk_size: int = transfer.DEFAULT_CHUNK_SIZE,
+        checksum: str = transfer.MD5,
         progress_callback: transfer.Progress | None = None,
     ) -> dict[str, Any]:
         """Read a file of the guest into a local file, in chunks beyond 2 MiB. Data: path, local_path, size, md5.
@@ -221,11 +229,12 @@ class VirtioRPCClient:
         """
         return _envelope(
             transfer.download(
-                self._file_call,
+                self._files,
                 remote_path,
                 local_path,
                 overwrite=overwrite,
                 chunk_size=chunk_size,
+                checksum=checksum,
                 progress=progress_callback,
             )
         )
@@ -237,16 +246,18 @@ class VirtioRPCClient:
         overwrite: bool = True,
         *,
         chunk_size: int = transfer.DEFAULT_CHUNK_SIZE,
+        checksum: str = transfer.MD5,
         progress_callback: transfer.Progress | None = None,
     ) -> dict[str, Any]:
         """The same, in chunks whatever its size. Data: path, local_path, size, md5."""
         return _envelope(
             transfer.download(
-                self._file_call,
+                self._files,
                 remote_path,
                 local_path,
                 overwrite=overwrite,
                 chunk_size=chunk_size,
+                checksum=checksum,
                 small_file=transfer.NEVER_SMALL,
                 progress=progress_callback,
             )
@@ -266,20 +277,7 @@ class VirtioRPCClient:
     def _call(
         self, service: str, rpc: str, fields: Mapping[str, Any] | None = None, timeout: float | None = None
     ) -> dict[str, Any]:
-        return _envelope(self._reply(service, rpc, fields or {}, timeout).data)
-
-    def _file_call(self, rpc: str, fields: Mapping[str, Any], timeout: float | None) -> Reply:
-        return self._reply("File", rpc, fields, timeout)
-
-    def _reply(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None) -> Reply:
-        _check_text(fields)
-        started = time.monotonic()
-        try:
-            reply = self._connected()[1].call(service, rpc, fields, timeout)
-        except RpcError as error:
-            raise from_rpc_error(error) from error
-        log.debug("%s.%s: %.1f ms", service, rpc, (time.monotonic() - started) * 1000)
-        return reply
+        return _envelope(self._calls.reply(service, rpc, fields or {}, timeout).data)
 
     def _connected(self) -> tuple[Channel, Backend]:
         with self._lock:
@@ -304,19 +302,3 @@ class VirtioRPCClient:
 
 def _envelope(data: dict[str, Any]) -> dict[str, Any]:
     return {"code": 0, "message": "success", "timestamp": int(time.time()), "data": data}
-
-
-def _check_text(value: object) -> None:
-    """Refuse text that is no Unicode (a file name in another encoding): no wire format can carry it."""
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise UsageError(f"{value!r} is not valid UTF-8: rename it, or set the locale to its encoding") from None
-    elif isinstance(value, dict):
-        for key, each in value.items():
-            _check_text(key)
-            _check_text(each)
-    elif isinstance(value, list):
-        for each in value:
-            _check_text(each)

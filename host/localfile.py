@@ -53,23 +53,20 @@ class Source:
         self.size = status.st_size
         """Bytes in the file when it was opened."""
 
-    def read(self, size: int) -> bytes:
-        """The next `size` bytes, fewer only at the file's end."""
+    def read_at(self, offset: int, size: int) -> bytes:
+        """`size` bytes from an offset on, fewer only at the file's end."""
         parts: list[bytes] = []
         while size > 0:
             try:
-                part = os.read(self._fd, size)
+                part = os.pread(self._fd, size, offset)
             except OSError as error:
                 raise _explained(error, "read it", self.path) from None
             if not part:
                 break
             parts.append(part)
+            offset += len(part)
             size -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def rewind(self, offset: int = 0) -> None:
-        """Read on from there."""
-        os.lseek(self._fd, offset, os.SEEK_SET)
 
     def size_now(self) -> int:
         """Bytes in the file now."""

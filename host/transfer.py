@@ -1,8 +1,8 @@
 """Moves files between this machine and the guest, whole or in chunks, with the MD5 checked end to end.
 
 Knows the File service's calls and the local ends, nothing of wire formats or the terminal. Whatever goes wrong, also an
-interrupt, leaves the target of either side as it was. A chunk whose reply was lost is sent again by the channel,
-because those calls are idempotent.
+interrupt, leaves the target of either side as it was. Several chunks are under way at a time (host.window); one whose
+reply was lost is sent again, because those calls are idempotent.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import posixpath
 import sys
-from typing import Any, Callable, Mapping, Optional
+from typing import Any, Callable, Mapping, Protocol
 
 from host.backend import Reply
 from host.errors import RPCError, UsageError, failure
 from host.localfile import Destination, Source, destination_path
+from host.window import Pending, Piece, Window
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,27 @@ MAX_CHUNK_SIZE = 5 * 1024 * 1024  # what the guest reads at most; in base64 it s
 
 _ABORT_TIMEOUT = 5.0  # seconds; a guest that is gone removes the session by itself
 
-FileCall = Callable[[str, Mapping[str, Any], Optional[float]], Reply]
-"""Calls an rpc of the File service: (rpc, fields, timeout in seconds or None for the default)."""
+MD5 = "md5"
+CRC32 = "crc32"
+CHECKSUMS = (MD5, CRC32)
+"""How content is checked from end to end: MD5, or only the CRC-32 that each message has on the way."""
+
+# A guest that is older than the field knows only MD5.
+_FIELDS: Mapping[str, Mapping[str, str]] = {MD5: {}, CRC32: {"checksum": "CHECKSUM_CRC32"}}
+
+# Bytes asked for before the file's size is known, and the window can be filled.
+_FIRST_CHUNK = 256 * 1024
+
+
+class FileCalls(Protocol):
+    """Calls the File service. Failures are RPCError."""
+
+    def call(self, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Reply:
+        """Call an rpc and wait; `timeout` in seconds, None for the default."""
+
+    def start(self, rpc: str, fields: Mapping[str, Any]) -> Pending:
+        """Begin a call that may be repeated. `content` among the fields must not change until it has ended."""
+
 
 Progress = Callable[[int, int], None]
 """Told (bytes done, bytes in all): once before the first chunk, then after each."""
@@ -41,6 +61,12 @@ def check_chunk_size(size: int) -> int:
     if not 0 < size <= MAX_CHUNK_SIZE:
         raise UsageError(f"chunk size {size} is out of range: use 1 to {MAX_CHUNK_SIZE} bytes (5MiB)")
     return size
+
+
+def check_checksum(name: str) -> None:
+    """Raises UsageError for a checksum that there is none of."""
+    if name not in CHECKSUMS:
+        raise UsageError(f"checksum {name!r} is unknown: use {' or '.join(CHECKSUMS)}")
 
 
 def _md5() -> Any:
@@ -55,7 +81,7 @@ def _ignore_progress(done: int, total: int) -> None:
 
 
 def upload(
-    call: FileCall,
+    files: FileCalls,
     local: str,
     remote: str,
     *,
@@ -64,6 +90,7 @@ def upload(
     group: str = "",
     overwrite: bool = True,
     chunk_size: int = DEFAULT_CHUNK_SIZE,
+    checksum: str = MD5,
     small_file: int = SMALL_FILE,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -73,6 +100,7 @@ def upload(
     UploadResponse or FinishUploadResponse. Raises OSError for the local file, RPCError for the rest.
     """
     check_chunk_size(chunk_size)
+    check_checksum(checksum)
     progress = progress or _ignore_progress
     with Source(local) as source:
         fields = {"path": remote, "mode": mode, "owner": owner, "group": group, "overwrite": overwrite}
@@ -80,65 +108,91 @@ def upload(
         if remote.endswith("/"):
             fields["path"] = inside
         if source.size <= small_file:
-            content = source.read(source.size)
+            content = source.read_at(0, source.size)
             _check_size(source, len(content))
             try:
-                reply = _into_directory(call, "Upload", {**fields, "content": content}, inside)
+                reply = _into_directory(files, "Upload", {**fields, "content": content}, inside)
             except RPCError as error:
                 if error.reason != "TOO_LARGE":  # the guest may be configured to take less in one call than we send
                     raise
-                source.rewind()
             else:
                 _check_md5(reply.data, _md5_of(content), local)
                 progress(source.size, source.size)
                 return reply.data
-        begun = _into_directory(call, "InitUpload", {**fields, "size": source.size}, inside)
+        fields = {**fields, "size": source.size, **_FIELDS[checksum]}
+        begun = _into_directory(files, "InitUpload", fields, inside)
         session: str = begun.data["session_id"]
         try:
-            return _send_chunks(call, source, session, chunk_size, int(begun.data["chunk_size"]), progress)
+            return _send_chunks(files, source, session, chunk_size, int(begun.data["chunk_size"]), checksum, progress)
         except BaseException as error:
-            _abort(call, session, error)
+            _abort(files, session, error)
             raise
 
 
-def _into_directory(call: FileCall, rpc: str, fields: dict[str, Any], inside: str) -> Reply:
+def _into_directory(files: FileCalls, rpc: str, fields: dict[str, Any], inside: str) -> Reply:
     """Call; if the target turns out to be a directory, call again with the path in it."""
     try:
-        return call(rpc, fields, None)
+        return files.call(rpc, fields)
     except RPCError as error:
         if error.reason != "WRONG_FILE_TYPE" or fields["path"] == inside:
             raise
-        if call("Stat", {"path": fields["path"]}, None).data["type"] != "directory":
+        if files.call("Stat", {"path": fields["path"]}).data["type"] != "directory":
             raise
-    return call(rpc, {**fields, "path": inside}, None)
+    return files.call(rpc, {**fields, "path": inside})
 
 
 def _send_chunks(
-    call: FileCall, source: Source, session: str, chunk_size: int, suggested: int, progress: Progress
+    files: FileCalls, source: Source, session: str, chunk_size: int, suggested: int, checksum: str, progress: Progress
 ) -> dict[str, Any]:
     """Send what is in the source; in chunks of the size that the guest suggests if it does not take those asked for."""
-    digest = _md5()
-    done = 0
+    digest = _Digest(checksum)
+    read = done = 0
     progress(0, source.size)
-    while done < source.size:
-        content = source.read(min(chunk_size, source.size - done))
-        if not content:
-            break
-        try:
-            call("UploadChunk", {"session_id": session, "offset": done, "content": content}, None)
-        except RPCError as error:
-            if error.reason != "TOO_LARGE" or not 0 < suggested < len(content):
-                raise
-            chunk_size = suggested
-            source.rewind(done)
-            continue
-        digest.update(content)
-        done += len(content)
-        progress(done, source.size)
+    with Window() as window:
+        while done < source.size:
+            while read < source.size and window.has_room(chunk_size):
+                content = source.read_at(read, min(chunk_size, source.size - read))
+                if not content:
+                    break
+                fields = {"session_id": session, "offset": read, "content": content}
+                window.add(Piece(read, len(content), files.start("UploadChunk", fields)))
+                digest.add(read, content)
+                read += len(content)
+            if not window:
+                break
+            size = chunk_size
+            try:
+                piece, _ = window.take()
+            except RPCError as error:
+                if error.reason != "TOO_LARGE" or not 0 < suggested < size:
+                    raise
+                window.cancel()
+                chunk_size, read = suggested, done
+                continue
+            done += piece.size
+            progress(done, source.size)
     _check_size(source, done)
-    finished = call("FinishUpload", {"session_id": session, "md5": digest.hexdigest()}, None).data
-    _check_md5(finished, digest.hexdigest(), source.path)
+    finished = files.call("FinishUpload", {"session_id": session, "md5": digest.hexdigest()}).data
+    if checksum == MD5:
+        _check_md5(finished, digest.hexdigest(), source.path)
     return finished
+
+
+class _Digest:
+    """MD5 of a file whose parts come in order; "" where that is not wanted."""
+
+    def __init__(self, checksum: str) -> None:
+        self._md5 = _md5() if checksum == MD5 else None
+        self._done = 0
+
+    def add(self, offset: int, content: Any) -> None:
+        """Take a part, unless it was taken already."""
+        if self._md5 is not None and offset + len(content) > self._done:
+            self._md5.update(memoryview(content)[self._done - offset :])
+            self._done = offset + len(content)
+
+    def hexdigest(self) -> str:
+        return str(self._md5.hexdigest()) if self._md5 is not None else ""
 
 
 def _check_size(source: Source, done: int) -> None:
@@ -152,23 +206,24 @@ def _check_size(source: Source, done: int) -> None:
         )
 
 
-def _abort(call: FileCall, session: str, error: BaseException) -> None:
+def _abort(files: FileCalls, session: str, error: BaseException) -> None:
     """Tell the guest that an upload is given up. Never raises: the first error is the one to see."""
     if isinstance(error, RPCError) and error.reason in ("CONNECTION_LOST", "CONNECTION_REFUSED"):
         return  # nobody to tell: the guest drops the session by itself
     try:
-        call("AbortUpload", {"session_id": session}, _ABORT_TIMEOUT)
+        files.call("AbortUpload", {"session_id": session}, _ABORT_TIMEOUT)
     except RPCError as second:
         log.debug("upload session %s was not aborted: %s", session, second)
 
 
 def download(
-    call: FileCall,
+    files: FileCalls,
     remote: str,
     local: str,
     *,
     overwrite: bool = True,
     chunk_size: int = DEFAULT_CHUNK_SIZE,
+    checksum: str = MD5,
     small_file: int = SMALL_FILE,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -179,30 +234,57 @@ def download(
     local file, RPCError for the rest.
     """
     check_chunk_size(chunk_size)
+    check_checksum(checksum)
     progress = progress or _ignore_progress
-    with Destination(destination_path(local, remote), overwrite) as target:
-        digest = _md5()
+    fields = {"path": remote, **_FIELDS[checksum]}
+
+    def start(offset: int, size: int) -> Piece:
+        return Piece(offset, size, files.start("DownloadChunk", {**fields, "offset": offset, "size": size}))
+
+    with Destination(destination_path(local, remote), overwrite) as target, Window() as window:
+        digest = _Digest(checksum)
+        asked = min(chunk_size, _FIRST_CHUNK)
+        window.add(start(0, asked))
         done, total = 0, -1
         while done != total:
-            if total < 0 < small_file:
-                reply = call("Download", {"path": remote, "length": small_file}, None)
-            else:
-                size = chunk_size if total < 0 else min(chunk_size, total - done)
-                reply = call("DownloadChunk", {"path": remote, "offset": done, "size": size}, None)
+            piece, reply = window.take()
             if total < 0:
-                total = int(reply.data["total_size"])
+                first = reply.data
+                total = int(first["total_size"])
                 if total > small_file:
                     progress(0, total)
-            _check_piece(remote, reply, done, total)
+                asked = min(asked, total)
+            _check_unchanged(remote, reply.data, first)
+            _check_piece(remote, reply, done, total, checksum)
+            got = len(reply.content)
+            if got < piece.size and done + got < min(asked, total):  # the guest's replies take no more
+                chunk_size = max(got, 1)
+                window.add_first(start(done + got, min(piece.size, asked - done) - got))
+            while asked < total and window.has_room(chunk_size):
+                size = min(chunk_size, total - asked)
+                window.add(start(asked, size))
+                asked += size
             target.write(reply.content)
-            digest.update(reply.content)
-            done += len(reply.content)
+            digest.add(done, reply.content)
+            done += got
             progress(done, total)
         target.commit()
     return {"path": remote, "local_path": target.path, "size": total, "md5": digest.hexdigest()}
 
 
-def _check_piece(remote: str, reply: Reply, done: int, total: int) -> None:
+def _check_unchanged(remote: str, data: Mapping[str, Any], first: Mapping[str, Any]) -> None:
+    """A file that only grows, a log say, is read up to its first size."""
+    if data.get("file_id") != first.get("file_id"):
+        what = "was replaced by another file"
+    elif data.get("version") != first.get("version") and int(data["total_size"]) == int(first["total_size"]):
+        what = "was changed"
+    else:
+        return
+    message = f"{remote} {what} during the download; download it again when nothing writes to it"
+    raise failure("CONTENT_MISMATCH", message, path=remote)
+
+
+def _check_piece(remote: str, reply: Reply, done: int, total: int, checksum: str) -> None:
     got = len(reply.content)
     if int(reply.data["total_size"]) < total or (got == 0 and done < total):
         raise failure(
@@ -216,11 +298,9 @@ def _check_piece(remote: str, reply: Reply, done: int, total: int) -> None:
             "PROTOCOL_ERROR",
             f"the guest sent bytes {reply.data['offset']}+{got} of {remote}, asked for those from {done}",
         )
-    _check_md5(
-        {"md5": reply.data.get("chunk_md5", reply.data.get("md5"))},
-        _md5_of(reply.content),
-        f"{remote} at offset {done}",
-    )
+    if checksum == MD5:
+        ours = _md5_of(reply.content)
+        _check_md5({"md5": reply.data.get("chunk_md5")}, ours, f"{remote} at offset {done}")
 
 
 def _md5_of(content: Any) -> str:

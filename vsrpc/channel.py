@@ -10,6 +10,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any, Callable, Sequence, TypeVar
 
+from vsrpc.bulk import BulkMethod
 from vsrpc.calls import CallFuture, PendingCalls
 from vsrpc.client_session import Beginning
 from vsrpc.connect_unary import says_not_run
@@ -25,7 +26,7 @@ from vsrpc.retry import Effect, RetryPolicy
 from vsrpc.status import Code
 from vsrpc.transports import Connector, connector, socket_path
 from vsrpc.unary import CONTENT_TYPES, UnaryUnaryCallable
-from vsrpc.wire import Headers, Limits, Request, Response
+from vsrpc.wire import Buffer, Headers, Limits, Request, Response
 
 Res = TypeVar("Res")
 
@@ -112,6 +113,11 @@ class Channel:
         """A callable for the rpc at path `method`; gRPC's signature, so that gRPC's stubs run on this channel too."""
         return UnaryUnaryCallable(self, method, request_serializer or bytes, response_deserializer or bytes)
 
+    def bulk(self, method: BulkMethod) -> UnaryUnaryCallable[Any, Any]:
+        """A callable for a method with large content: from (message, content) to (message, content). The request's
+        content must not change until the call has ended."""
+        return UnaryUnaryCallable(self, method.method.path, method.serialize, method.deserialize)  # type: ignore[arg-type]
+
     def http(
         self,
         method: str,
@@ -189,8 +195,9 @@ class Channel:
         deadline: Deadline,
         decode: Callable[[Response], tuple[Res, Metadata, Metadata]],
         effect: Effect | None = None,
+        tail: Buffer = b"",
     ) -> CallFuture[Res]:
-        """Send one request; its future. Whatever fails, fails the future."""
+        """Send one request; its future. Whatever fails, fails the future. `tail`: what follows `body` in it."""
         request_id = secrets.token_hex(8)
         call = CallFuture(request_id, deadline, decode, self._forget)
         if deadline.expired:
@@ -199,9 +206,9 @@ class Channel:
         headers = [("host", "guest"), (REQUEST_ID, request_id), *headers]
         try:
             for _ in range(_MAX_SESSIONS):
-                session = self._session_for(target, len(body), deadline, effect)
+                session = self._session_for(target, len(body) + len(tail), deadline, effect)
                 fields = headers if effect is None else [*headers, *effect.headers()]
-                if self._send(call, session, Request(method, target, Headers(fields), body), effect):
+                if self._send(call, session, Request(method, target, Headers(fields), body, tail), effect):
                     return call
             raise session.failure or RpcError(
                 Code.UNAVAILABLE,

@@ -14,6 +14,7 @@ from vsrpc.errors import RpcError
 from vsrpc.metadata import Metadata, to_headers
 from vsrpc.method import ServiceDescriptor
 from vsrpc.status import Code
+from vsrpc.wire import Buffer
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +41,12 @@ class ServicerContext:
         self._peer = peer
         self._initial: Metadata = ()
         self._trailing: Metadata = ()
+        self.content: Buffer = b""
+        """The request's large field, for methods that take it beside the message (vsrpc.bulk); valid during the call."""
+        self.reply_content: Buffer = b""
+        """What `send_content` gave."""
+        self.on_sent: Callable[[], None] | None = None
+        """... and its `release`."""
         self._lock = threading.Lock()
         self._cancelled = False
         self._callbacks: list[Callable[[], None]] = []
@@ -86,6 +93,11 @@ class ServicerContext:
     def trailing_metadata(self) -> Metadata:
         """What `set_trailing_metadata` set."""
         return self._trailing
+
+    def send_content(self, content: Buffer, release: Callable[[], None] | None = None) -> None:
+        """The response's large field, from methods that give it beside the message (vsrpc.bulk). It must not change
+        until `release` is called, from any thread, which it never is where the response does not go out."""
+        self.reply_content, self.on_sent = content, release
 
     def abort(self, code: Code, details: str) -> NoReturn:
         """End the call with a status; raises the RpcError that does so."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Sequence
 
 from vsrpc import codec, connect_unary
+from vsrpc.bulk import BulkFields, bulk_fields, join, split
 from vsrpc.compression import ACCEPTED, compress, decompress
 from vsrpc.context import ServicerContext
 from vsrpc.error_table import ErrorTable
@@ -35,6 +36,7 @@ class _Served:
     method: MethodDescriptor[Any, Any]
     handler: Callable[[Any, ServicerContext], Any]
     text_fields: codec.TextFields
+    bulk: BulkFields
 
 
 class Dispatcher:
@@ -69,9 +71,10 @@ class Dispatcher:
             if method.path in self._methods:
                 raise ValueError(f"{method.path} is served already")
             handler: Callable[[Any, ServicerContext], Any] = getattr(servicer, method.name)
+            bulk = bulk_fields(handler)
             for interceptor in reversed(self._interceptors):
                 handler = functools.partial(interceptor, handler)
-            self._methods[method.path] = _Served(method, handler, service.text_fields)
+            self._methods[method.path] = _Served(method, handler, service.text_fields, bulk)
         self._routes.add(service.routes)
 
     def call(self, request: Request, peer: str = "") -> IncomingCall:
@@ -120,24 +123,31 @@ class Dispatcher:
                 data={"allowed": allowed},
             )
         if content_type in codec.PROTO_TYPES:
+            if served.bulk.request:
+                body, call.context.content = split(body, served.method.request_type, served.bulk.request)
             message = codec.parse_proto(served.method.request_type, body)
         elif content_type == codec.JSON_TYPE:
             message = codec.from_json(served.method.request_type, codec.load_json(body))
         else:
             raise _wrong_type(content_type, (*codec.PROTO_TYPES, codec.JSON_TYPE))
-        result = self._invoke(call, served, message)
+        # A caller that compresses wants compression; for one that only could read it, the port is faster
+        # than the guest's CPU.
+        compresses = request.headers.get("content-encoding") == "gzip" and _accepts_gzip(request.headers)
+        beside = content_type in codec.PROTO_TYPES and not compresses and not call.idempotency_key  # nobody keeps it
+        result = self._invoke(call, served, message, beside)
+        tail: Buffer = b""
         if content_type == codec.JSON_TYPE:
             reply: bytes = codec.dump_json(codec.to_json(result))
+        elif served.bulk.response and beside:
+            reply, tail = join(result, served.bulk.response, call.context.reply_content)
         else:
             reply = result.SerializeToString()
         headers = [("content-type", content_type)]
         headers += connect_unary.join_metadata(call.context.initial_metadata(), call.context.trailing_metadata())
-        # A caller that compresses wants compression; for one that only could read it, the port is faster
-        # than the guest's CPU.
-        if request.headers.get("content-encoding") == "gzip" and _accepts_gzip(request.headers):
+        if compresses:
             headers.append(("content-encoding", ACCEPTED))
             reply = compress(reply)
-        return call.respond(200, headers, reply)
+        return call.respond(200, headers, reply, tail)
 
     def _connect_get(self, query: str) -> tuple[str, Buffer]:
         parameters = dict(query_pairs(query))
@@ -184,13 +194,23 @@ class Dispatcher:
     def _body(self, request: Request) -> Buffer:
         return decompress(request.body, request.headers.get("content-encoding", ""), self.max_request_size)
 
-    def _invoke(self, call: IncomingCall, served: _Served, message: Any) -> Any:
+    def _invoke(self, call: IncomingCall, served: _Served, message: Any, beside: bool = False) -> Any:
+        """`beside`: the response's large content, if the method gives it so, is sent so."""
+        context, bulk = call.context, served.bulk
+        if bulk.request and not context.content:
+            context.content = getattr(message, bulk.request)
+            message.ClearField(bulk.request)
         call.reached_servicer = True
-        result = served.handler(message, call.context)
+        result = served.handler(message, context)
         call.check_deadline()
         if not isinstance(result, served.method.response_type):
             wanted = served.method.response_type.__name__
             raise TypeError(f"the servicer of {call.path} returned a {type(result).__name__}, not a {wanted}")
+        if bulk.response and not beside:
+            setattr(result, bulk.response, bytes(context.reply_content))
+            if context.on_sent is not None:
+                context.on_sent()
+                context.on_sent = None
         return result
 
 

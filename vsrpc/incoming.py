@@ -164,13 +164,14 @@ class IncomingCall:
         headers = [("content-type", codec.JSON_TYPE), *extra]
         return self.respond(http_status, headers, body)
 
-    def respond(self, status: int, headers: Sequence[tuple[str, str]], body: Buffer) -> Response:
+    def respond(self, status: int, headers: Sequence[tuple[str, str]], body: Buffer, tail: Buffer = b"") -> Response:
         """A response with the headers that every one has."""
         milliseconds = (time.monotonic() - self._started) * 1000
         return Response(
             status,
             Headers([*headers, (REQUEST_ID, self.request_id), ("x-response-time", f"{milliseconds:.1f}")]),
             body,
+            tail=tail,
         )
 
     def _rpc_error(self, error: RpcError) -> Response:

@@ -69,14 +69,15 @@ class RetryPolicy:
                 wait = 0.0 if at_once else pause
                 remaining = deadline.remaining()
                 in_time = remaining is None or wait < remaining
-                if not (retries_left and in_time and _may_help(error, repeatable)):
+                if not (retries_left and in_time and may_help(error, repeatable)):
                     raise
             time.sleep(wait)
             pause *= 1 if at_once else self.backoff
         raise AssertionError("unreachable")
 
 
-def _may_help(error: RpcError, repeatable: bool) -> bool:
+def may_help(error: RpcError, repeatable: bool) -> bool:
+    """Whether a call that ended with this error may end better if it is made again, and whether that is safe."""
     if error.reason in ("CONNECTION_REFUSED", "READ_TIMEOUT", "WRITE_TIMEOUT", "PROTOCOL_ERROR", "CANCELLED"):
         # No session: trying again soon is no better than what connecting has tried already.
         return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vsrpc.deadline import Deadline
@@ -135,11 +136,12 @@ class ServerSession:
             self._running.discard(call)
         close = (call.request.headers.get("connection") or "").lower() == "close"
         if close:
-            response = Response(response.status, Headers([*response.headers, ("connection", "close")]), response.body)
-        then = self._transport.close if close and self._transport.peer_sees_end else None
+            response = replace(response, headers=Headers([*response.headers, ("connection", "close")]))
+        ends = close and self._transport.peer_sees_end
+        then = self._transport.close if ends else call.context.on_sent
         self._outbox.put(self._number, self._bytes_of(call, response), wait=wait, then=then)
         with self._lock:
-            following = self._waiting.popleft() if self._waiting and then is None else None
+            following = self._waiting.popleft() if self._waiting and not ends else None
             self._turn_taken = following is not None
         if following is not None:
             self._start(following)

@@ -10,6 +10,7 @@ import functools
 from typing import TYPE_CHECKING, Any, Callable, Generic, TypeVar, cast
 
 from vsrpc import connect_unary
+from vsrpc.bulk import BulkMethod, Parts
 from vsrpc.calls import Call, CallFuture, MetadataLike
 from vsrpc.compression import ACCEPTED, compress, decompress
 from vsrpc.deadline import Deadline
@@ -48,7 +49,9 @@ class UnaryUnaryCallable(Generic[Req, Res]):
         self._path = path
         self._serialize = serialize
         self._deserialize = deserialize
-        self._method = MethodDescriptor.of(serialize)
+        owner = getattr(serialize, "__self__", None)
+        self._bulk = owner if isinstance(owner, BulkMethod) else None
+        self._method = self._bulk.method if self._bulk else MethodDescriptor.of(serialize)
         self._idempotency = self._method.idempotency if self._method else Idempotency.UNKNOWN
         proceed: Callable[[CallDetails, Any], Any] = self._start
         for interceptor in reversed(channel.options.interceptors):
@@ -57,6 +60,8 @@ class UnaryUnaryCallable(Generic[Req, Res]):
         self._content_type = CONTENT_TYPES[channel.options.codec]
         if self._content_type == _JSON and self._method is None:
             raise ValueError(f"{path}: JSON needs a stub that protoc-gen-vsrpc generated")
+        if self._content_type == _JSON and self._bulk:
+            raise ValueError(f"{path}: content beside its message needs protobuf")
 
     def __call__(
         self, request: Req | None = None, timeout: float | None = None, metadata: MetadataLike | None = None
@@ -100,20 +105,22 @@ class UnaryUnaryCallable(Generic[Req, Res]):
             *connect_unary.timeout_header(deadline),
             *to_headers(details.metadata),
         ]
-        body = self._encode(request)
+        body, tail = self._encode(request)
         if self._channel.options.compression:
-            body = compress(body)
+            body, tail = compress(body + tail), b""
             headers += [("content-encoding", "gzip"), ("accept-encoding", ACCEPTED)]
-        return self._channel.start("POST", details.path, headers, body, deadline, self._decode, details.effect)
+        return self._channel.start("POST", details.path, headers, body, deadline, self._decode, details.effect, tail)
 
-    def _encode(self, request: Any) -> bytes:
+    def _encode(self, request: Any) -> Parts:
+        if self._bulk:
+            return self._bulk.serialize(request)
         if self._content_type == _JSON and self._method is not None:
             from vsrpc.codec import dump_json, to_json
 
-            return dump_json(to_json(self._method.request(request)))
+            return dump_json(to_json(self._method.request(request))), b""
         if request is None and self._method is None:
-            return b""  # an empty message, whatever its type
-        return self._serialize(request)
+            return b"", b""  # an empty message, whatever its type
+        return self._serialize(request), b""
 
     def _decode(self, response: Response) -> tuple[Res, Metadata, Metadata]:
         headers = response.headers
@@ -131,7 +138,7 @@ class UnaryUnaryCallable(Generic[Req, Res]):
                 initial_metadata=initial,
                 trailing_metadata=trailing,
             )
-        return self._parse(bytes(body)), initial, trailing
+        return self._parse(body), initial, trailing
 
     def _decompress(self, response: Response) -> Buffer:
         limit = self._channel.options.max_response_size
@@ -145,13 +152,13 @@ class UnaryUnaryCallable(Generic[Req, Res]):
                 Code.INTERNAL, f"the reply to {self._path}: {error.details()}", reason="PROTOCOL_ERROR"
             ) from error
 
-    def _parse(self, body: bytes) -> Res:
+    def _parse(self, body: Buffer) -> Res:
         try:
             if self._content_type == _JSON and self._method is not None:
                 from vsrpc.codec import from_json, load_json
 
                 return cast(Res, from_json(self._method.response_type, load_json(body)))
-            return cast(Res, self._deserialize(body))
+            return cast(Res, self._bulk.deserialize(body) if self._bulk else self._deserialize(bytes(body)))
         except Exception as error:  # whatever the caller's deserializer raises
             raise RpcError(
                 Code.INTERNAL, f"the reply to {self._path} cannot be decoded: {error}", reason="PROTOCOL_ERROR"

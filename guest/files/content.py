@@ -29,6 +29,18 @@ def read_full(fd: int, length: int, offset: int) -> bytes:
     return b"".join(parts)
 
 
+def read_into(fd: int, buffer: bytearray, offset: int) -> None:
+    """Fill the buffer from an offset on; what is beyond the file's end is cut off the buffer. Raises OSError."""
+    done = os.preadv(fd, [buffer], offset)
+    while 0 < done < len(buffer):
+        with memoryview(buffer)[done:] as rest:
+            count = os.preadv(fd, [rest], offset + done)
+        if not count:
+            break
+        done += count
+    del buffer[done:]
+
+
 def new_md5() -> Any:
     """An MD5 object, also where the system is in FIPS mode."""
     try:
@@ -37,7 +49,7 @@ def new_md5() -> Any:
         return hashlib.md5()
 
 
-def md5_of(content: bytes) -> str:
+def md5_of(content: bytes | bytearray) -> str:
     """MD5 of bytes, in hexadecimal."""
     digest = new_md5()
     digest.update(content)

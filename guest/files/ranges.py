@@ -33,6 +33,11 @@ class Ranges:
         """Whether all positions from `start` up to `end` are in the set."""
         return start >= end or self.end_from(start) >= end
 
+    def overlaps(self, start: int, end: int) -> bool:
+        """Whether any position from `start` up to `end` is in the set."""
+        index = bisect.bisect_right(self._ends, start)
+        return start < end and index < len(self._starts) and self._starts[index] < end
+
     def end_from(self, start: int) -> int:
         """Where the unbroken range that holds `start` ends; `start` itself when it is not in the set."""
         index = bisect.bisect_right(self._starts, start) - 1

@@ -1,7 +1,7 @@
 """Uploads in chunks: what has arrived, its digest, and who is allowed to go on.
 
-Chunks may come in any order, from several threads, and again. The digest is computed while chunks arrive, so that the
-end of an upload has little left to do. An upload that nobody uses for a while is dropped.
+Chunks may come in any order, from several threads, and again. The digest is computed while chunks arrive, by a thread
+beside those that write, so that it keeps none of them and the end of an upload has little left to do. An upload that nobody uses for a while is dropped.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import secrets
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Iterator
 
 from guest.errors import error
@@ -18,6 +19,7 @@ from guest.files.ranges import Ranges
 from guest.files.target import TargetFile
 from guest.os_errors import printable
 from vsrpc.errors import RpcError
+from vsrpc.wire import Buffer
 
 MAX_SESSIONS = 32
 """Uploads open at a time: each holds two file descriptors and, perhaps, disk space."""
@@ -25,14 +27,27 @@ MAX_SESSIONS = 32
 IDLE_SECONDS = 900.0
 """An upload without a call for so long is dropped. Longer than a host needs to come back after a reboot."""
 
-_CATCH_UP = 16 * 1024 * 1024  # bytes digested in one call beyond its own chunk, so that no call takes long
+_KEPT = 8 * 1024 * 1024  # bytes of arrived content that wait to be digested; what is more is read back from the file
+
+_LOOK = 0.2  # seconds after which whoever waits for the digest looks whether its caller still waits
+
+_SETTLE = 2.0  # seconds that an end waits for those who use the file just now
+
+_DIGESTERS = 2  # threads: as many as a small guest has CPUs
 
 
 class UploadSession:
-    """One upload. All of it is used with `lock` held (UploadSessions.use)."""
+    """One upload. Its calls may be made by many threads; `submit` runs a function in another one."""
 
-    def __init__(self, target: TargetFile, size: int, chunk_size: int, now: float) -> None:
-        self.lock = threading.Lock()
+    def __init__(
+        self,
+        target: TargetFile,
+        size: int,
+        chunk_size: int,
+        now: float,
+        digest_early: bool,
+        submit: Callable[[Callable[[], None]], object],
+    ) -> None:
         self.used = now
         self.path = target.spec.path
         self.size = size
@@ -40,79 +55,193 @@ class UploadSession:
         self.chunks = 0
         self.closed = False
         self._target = target
+        self._submit = submit
+        self._changed = threading.Condition()  # all of it
+        self._users = 0
         self._received = Ranges()
+        self._writing: list[tuple[int, int]] = []
+        self._digest_early = digest_early
         self._digest: Any = new_md5()
         self._digested = 0
+        self._digesting = False  # in another thread, from `_digested` on
+        self._kept: dict[int, Buffer] = {}  # by their offsets
+
+    # -- who uses it
+
+    def enter(self) -> bool:
+        """Begin to use it; False when it is closed."""
+        with self._changed:
+            if not self.closed:
+                self._users += 1
+            return not self.closed
+
+    def leave(self, now: float) -> None:
+        """End a use that enter() began."""
+        with self._changed:
+            self.used = now
+            self._users -= 1
+            self._discard_unused()
+
+    def close_if_idle(self, oldest: float) -> bool:
+        """Close it if nobody uses it, nor has since `oldest`."""
+        with self._changed:
+            if self._users or self.used > oldest:
+                return False
+            self._close()
+            return True
+
+    def close(self) -> None:
+        """End the upload and remove what is not in place; does nothing the second time."""
+        with self._changed:
+            self._close()
+            # So that it is removed when the caller hears of it, unless somebody's file system hangs.
+            self._changed.wait_for(lambda: not self._writing and not self._digesting, _SETTLE)
+
+    def _close(self) -> None:
+        self.closed = True
+        self._kept.clear()
+        self._changed.notify_all()
+        self._discard_unused()
+
+    def _discard_unused(self) -> None:
+        """Let go of the file, once no thread is in the middle of using it."""
+        if self.closed and not self._writing and not self._digesting:
+            self._target.discard()
+
+    # -- what is done with it
 
     @property
     def received(self) -> int:
         """Bytes of the file that have arrived."""
         return self._received.total
 
-    def write(self, offset: int, content: bytes, go_on: Callable[[], None]) -> None:
+    def write(self, offset: int, content: Buffer) -> None:
         """Take a chunk; one that has arrived already changes nothing. A failure to write ends the upload."""
         end = offset + len(content)
         if offset < 0 or end > self.size:
             message = f"Chunk of {len(content)} bytes at offset {offset} is outside the file of {self.size} bytes"
             raise error("INVALID_PARAMS", f"{message} that was announced: {printable(self.path)}", offset=offset)
-        if not content or self._has(offset, content):
-            return
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: not any(start < end and offset < stop for start, stop in self._writing))
+                if self.closed:
+                    raise self._gone()
+                if not content or self._has(offset, content):
+                    return
+                if not self._received.overlaps(offset, end):
+                    break
+                # What is in the digest, or waits for it, changes.
+                if not self._digesting:
+                    self._digest, self._digested = new_md5(), 0
+                    self._kept.clear()
+                    break
+                self._changed.wait_for(lambda: not self._digesting)
+            self._writing.append((offset, end))
+        written = False
         try:
             self._target.write(content, offset)
-        except RpcError:
-            self.close()
-            raise
-        self.chunks += 1
-        if offset < self._digested:  # bytes that are in the digest changed
-            self._digest, self._digested = new_md5(), 0
-        if offset == self._digested:
-            self._digest.update(content)
-            self._digested = end
-        self._received.add(offset, end)
-        self._catch_up(self._digested + _CATCH_UP, go_on)
+            written = True
+        finally:
+            with self._changed:
+                self._writing.remove((offset, end))
+                if not written:
+                    self._close()
+                self._changed.notify_all()
+                self._discard_unused()
+        with self._changed:
+            self.chunks += 1
+            self._received.add(offset, end)
+            if self._digest_early and not self.closed:
+                if sum(map(len, self._kept.values())) + len(content) <= _KEPT:
+                    self._kept[offset] = content
+                self._digest_on()
 
     def finish(self, md5: str, go_on: Callable[[], None]) -> str:
-        """Check all that arrived and put it in place; returns its MD5. Only missing pieces leave the upload open."""
-        gap = self._received.first_gap(self.size)
-        if gap is not None:
-            message = f"Bytes {gap[0]} to {gap[1] - 1} of {self.size} have not arrived: {printable(self.path)}"
-            raise error("CONTENT_MISMATCH", f"{message} (send them, then finish again)", offset=gap[0], end=gap[1])
-        self._catch_up(self.size, go_on)
-        actual = str(self._digest.hexdigest())
-        if md5 and md5.lower() != actual:
-            self.close()
-            message = f"MD5 of what arrived is {actual}, not {md5.lower()}: {printable(self.path)}"
-            raise error("CONTENT_MISMATCH", f"{message} (the target is unchanged; upload again)", md5=actual)
-        try:
-            self._target.commit()
-        finally:
-            self.close()
-        return actual
+        """Check all that arrived and put it in place; returns its MD5, or "" where that is not wanted.
 
-    def close(self) -> None:
-        """End the upload and remove what is not in place; does nothing the second time."""
-        self.closed = True
-        self._target.discard()
+        Only missing pieces leave the upload open. `go_on` is called now and then, and may raise.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._writing)
+            if self.closed:
+                raise self._gone()
+            gap = self._received.first_gap(self.size)
+            if gap is not None:
+                message = f"Bytes {gap[0]} to {gap[1] - 1} of {self.size} have not arrived: {printable(self.path)}"
+                raise error("CONTENT_MISMATCH", f"{message} (send them, then finish again)", offset=gap[0], end=gap[1])
+            actual = ""
+            if md5 or self._digest_early:
+                actual = self._whole_digest(go_on)
+            if md5 and md5.lower() != actual:
+                self._close()
+                message = f"MD5 of what arrived is {actual}, not {md5.lower()}: {printable(self.path)}"
+                raise error("CONTENT_MISMATCH", f"{message} (the target is unchanged; upload again)", md5=actual)
+            try:
+                self._target.commit()
+            finally:
+                self._close()
+            return actual
 
-    def _has(self, offset: int, content: bytes) -> bool:
+    def _gone(self) -> RpcError:
+        message = f"The upload has ended: {printable(self.path)} (begin it again)"
+        return error("SESSION_NOT_FOUND", message, path=printable(self.path))
+
+    def _has(self, offset: int, content: Buffer) -> bool:
         """Whether these very bytes are there: a chunk sent again after a lost reply."""
         end = offset + len(content)
         if not self._received.contains(offset, end):
             return False
         return self._target.read(len(content), offset) == content
 
-    def _catch_up(self, limit: int, go_on: Callable[[], None]) -> None:
-        """Digest what has arrived without a gap, up to `limit`, from the file."""
-        end = min(self._received.end_from(self._digested), limit)
-        while self._digested < end:
+    # -- the digest
+
+    def _digest_on(self) -> None:
+        """Have another thread digest what has arrived without a gap."""
+        if not self._digesting and self._received.end_from(self._digested) > self._digested:
+            self._digesting = True
+            try:
+                self._submit(self._run_digest)
+            except RuntimeError:  # the daemon stops
+                self._digesting = False
+
+    def _run_digest(self) -> None:
+        try:
+            while True:
+                with self._changed:
+                    block = None if self.closed else self._next_block()
+                if not block:
+                    return
+                self._digest.update(block)
+                with self._changed:
+                    self._digested += len(block)
+        finally:
+            with self._changed:
+                self._digesting = False
+                self._changed.notify_all()
+                self._discard_unused()
+
+    def _next_block(self) -> Buffer:
+        """What follows in the digest: as it arrived, or from the file; nothing where there is none yet."""
+        kept = self._kept.pop(self._digested, None)
+        if kept is not None:
+            return kept
+        end = min(self._received.end_from(self._digested), self._digested + BLOCK)
+        end = min([end, *self._kept, *(start for start, stop in self._writing if stop > self._digested)])
+        return self._target.read(end - self._digested, self._digested) if end > self._digested else b""
+
+    def _whole_digest(self, go_on: Callable[[], None]) -> str:
+        while self._digested < self.size:
             go_on()
-            block = self._target.read(min(BLOCK, end - self._digested), self._digested)
-            if not block:
-                self.close()
+            self._digest_on()
+            before = self._digested
+            self._changed.wait_for(lambda: not self._digesting, _LOOK)
+            if self.closed:
+                raise self._gone()
+            if not self._digesting and self._digested == before:
+                self._close()
                 message = f"The temporary file was cut by somebody in the guest: {printable(self.path)} (upload again)"
                 raise error("CONTENT_MISMATCH", message, path=printable(self.path))
-            self._digest.update(block)
-            self._digested += len(block)
+        return str(self._digest.hexdigest())
 
 
 class UploadSessions:
@@ -131,11 +260,15 @@ class UploadSessions:
         self._sessions: dict[str, UploadSession] = {}
         self._timer: threading.Timer | None = None
         self._stopped = False
+        self._digesters = ThreadPoolExecutor(_DIGESTERS, thread_name_prefix="vsrpc-digest")
 
-    def open(self, target: TargetFile, size: int, chunk_size: int) -> str:
-        """Begin an upload, and take over `target`; returns the id. Raises BUSY when too many are open."""
+    def open(self, target: TargetFile, size: int, chunk_size: int, *, digest_early: bool = True) -> str:
+        """Begin an upload, and take over `target`; returns the id. Raises BUSY when too many are open.
+
+        `digest_early`: compute the MD5 while chunks arrive.
+        """
         self.drop_idle()
-        session = UploadSession(target, size, chunk_size, self._clock())
+        session = UploadSession(target, size, chunk_size, self._clock(), digest_early, self._digesters.submit)
         with self._lock:
             if self._stopped:
                 refusal = error("SERVICE_UNAVAILABLE", "The daemon is stopping; try again in a moment")
@@ -152,38 +285,26 @@ class UploadSessions:
 
     @contextlib.contextmanager
     def use(self, session_id: str) -> Iterator[UploadSession]:
-        """The upload of this id, for this thread alone; raises SESSION_NOT_FOUND."""
+        """The upload of this id; raises SESSION_NOT_FOUND."""
         with self._lock:
             session = self._sessions.get(session_id)
-        if session is None:
+        if session is None or not session.enter():
             raise _not_found(session_id)
-        with session.lock:
+        try:
+            yield session
+        finally:
+            session.leave(self._clock())
             if session.closed:
-                raise _not_found(session_id)
-            try:
-                yield session
-            finally:
-                session.used = self._clock()
-                if session.closed:
-                    with self._lock:
-                        self._sessions.pop(session_id, None)
+                with self._lock:
+                    self._sessions.pop(session_id, None)
 
     def drop_idle(self) -> None:
         """Drop the uploads that nobody has used for the idle time."""
         oldest = self._clock() - self._idle
         with self._lock:
-            idle = [item for item in self._sessions.items() if item[1].used <= oldest]
-        for session_id, session in idle:
-            if not session.lock.acquire(blocking=False):
-                continue  # in use just now
-            try:
-                if session.used > oldest:
-                    continue
-                session.close()
-            finally:
-                session.lock.release()
-            with self._lock:
-                self._sessions.pop(session_id, None)
+            idle = [item for item in self._sessions.items() if item[1].close_if_idle(oldest)]
+            for session_id, _ in idle:
+                del self._sessions[session_id]
 
     def stop(self) -> None:
         """Drop all uploads and take no more."""
@@ -194,8 +315,8 @@ class UploadSessions:
             if self._timer is not None:
                 self._timer.cancel()
         for session in sessions:
-            with session.lock:
-                session.close()
+            session.close()
+        self._digesters.shutdown()
 
     def _arm(self) -> None:
         """See to it that idle uploads are dropped even if no call comes; with the lock held."""

@@ -22,6 +22,7 @@ from guest.errors import error
 from guest.files.content import read_full
 from guest.os_errors import as_rpc_error, file_errors, printable
 from guest.policy.paths import PathPolicy, kind
+from vsrpc.wire import Buffer
 
 if TYPE_CHECKING:
     from vsrpc.v1.file_pb2 import InitUploadRequest, UploadRequest
@@ -82,7 +83,7 @@ class TargetFile:
             self.discard()
             raise
 
-    def write(self, content: bytes, offset: int) -> None:
+    def write(self, content: Buffer, offset: int) -> None:
         """Write at an offset; raises RpcError (NO_SPACE and so on)."""
         view = memoryview(content)
         with file_errors(self.spec.path, self._dirfd):

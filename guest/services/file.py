@@ -16,11 +16,13 @@ import stat
 from typing import Callable
 
 from guest.errors import error
-from guest.files.content import md5_of, md5_of_file, read_full
+from guest.files.buffers import BufferPool
+from guest.files.content import md5_of, md5_of_file, read_into
 from guest.files.sessions import UploadSession, UploadSessions
 from guest.files.target import TargetFile, TargetSpec
 from guest.os_errors import file_errors, free_bytes, printable
 from guest.policy.paths import Found, PathPolicy, reopen
+from vsrpc.bulk import bulk
 from vsrpc.context import ServicerContext
 from vsrpc.errors import RpcError
 from vsrpc.v1 import file_pb2 as pb
@@ -48,6 +50,7 @@ class FileService(FileServicer):
         self._max_content = max_reply - _REPLY_OVERHEAD
         self._chunk_size = min(CHUNK_SIZE, self._max_content * 3 // 4)  # fits a request also in base64
         self._sessions = sessions
+        self._buffers = BufferPool()
 
     def stop(self) -> None:
         """Drop all uploads and take no more."""
@@ -67,7 +70,9 @@ class FileService(FileServicer):
     def Download(self, request: pb.DownloadRequest, context: ServicerContext) -> pb.DownloadResponse:
         """Read a file, or a part of it."""
         _not_negative("length", request.length)
-        content, total = self._read(request.path, request.offset, request.length or self._max_content)
+        buffer, total, _ = self._read(request.path, request.offset, request.length or self._max_content)
+        content = bytes(buffer)
+        self._buffers.give(buffer)
         return pb.DownloadResponse(
             path=request.path,
             content=content,
@@ -77,23 +82,27 @@ class FileService(FileServicer):
             md5=md5_of(content),
         )
 
+    @bulk(response="content")
     def DownloadChunk(self, request: pb.DownloadChunkRequest, context: ServicerContext) -> pb.DownloadChunkResponse:
         """Read one chunk."""
         _not_negative("size", request.size)
+        _known_checksum(request.checksum)
         if request.size > MAX_CHUNK_SIZE:
             message = f"size {request.size} is over the limit of a chunk: ask for at most {MAX_CHUNK_SIZE} bytes"
             raise error("INVALID_PARAMS", message, field="size", limit=MAX_CHUNK_SIZE)
-        content, total = self._read(request.path, request.offset, request.size or CHUNK_SIZE)
+        content, total, status = self._read(request.path, request.offset, request.size or CHUNK_SIZE)
         end = request.offset + len(content)
+        context.send_content(content, functools.partial(self._buffers.give, content))
         return pb.DownloadChunkResponse(
             path=request.path,
-            content=content,
             offset=request.offset,
             size=len(content),
             total_size=total,
-            chunk_md5=md5_of(content),
+            chunk_md5="" if request.checksum == pb.CHECKSUM_CRC32 else md5_of(content),
             has_more=end < total,
             next_offset=end if end < total else None,
+            file_id=f"{status.st_dev:x}:{status.st_ino:x}",
+            version=f"{status.st_mtime_ns:x}",
         )
 
     def Stat(self, request: pb.StatRequest, context: ServicerContext) -> pb.StatResponse:
@@ -122,6 +131,7 @@ class FileService(FileServicer):
     def InitUpload(self, request: pb.InitUploadRequest, context: ServicerContext) -> pb.InitUploadResponse:
         """Begin an upload in chunks."""
         _not_negative("size", request.size)
+        _known_checksum(request.checksum)
         target = TargetFile(self._policy, TargetSpec.of(request))
         free = free_bytes(target.fd)
         if request.size > free:
@@ -129,14 +139,16 @@ class FileService(FileServicer):
             shown = printable(request.path)
             message = f"No space left on the file system for {request.size} bytes ({free} bytes are free): {shown}"
             raise error("NO_SPACE", message, path=shown, free=free)
-        session_id = self._sessions.open(target, request.size, self._chunk_size)
+        early = request.checksum != pb.CHECKSUM_CRC32
+        session_id = self._sessions.open(target, request.size, self._chunk_size, digest_early=early)
         return pb.InitUploadResponse(session_id=session_id, chunk_size=self._chunk_size, path=request.path)
 
+    @bulk(request="content")
     def UploadChunk(self, request: pb.UploadChunkRequest, context: ServicerContext) -> pb.UploadChunkResponse:
         """Write one chunk."""
         with self._use(request.session_id) as session:
             offset = _offset(request, session)
-            session.write(offset, request.content, functools.partial(_go_on, context))
+            session.write(offset, context.content)
             received = session.received
             return pb.UploadChunkResponse(
                 session_id=request.session_id,
@@ -173,22 +185,24 @@ class FileService(FileServicer):
             raise error("MISSING_REQUIRED", "session_id is missing: give the one of InitUpload", field="session_id")
         return self._sessions.use(session_id)
 
-    def _read(self, path: str, offset: int, length: int) -> tuple[bytes, int]:
-        """Content of a file at an offset, no more than a reply takes, and the file's size."""
+    def _read(self, path: str, offset: int, length: int) -> tuple[bytearray, int, os.stat_result]:
+        """Content of a file at an offset, no more than a reply takes, the file's size, and what it was before."""
         _not_negative("offset", offset)
         fd = self._policy.open_read(path)
         try:
             with file_errors(path):
-                total = os.fstat(fd).st_size
+                status = os.fstat(fd)
+                total = status.st_size
                 if offset > total:
                     shown = printable(path)
                     message = f"offset {offset} is beyond the end of {shown}, which has {total} bytes (was it cut?)"
                     raise error("INVALID_PARAMS", message, field="offset", total_size=total)
                 wanted = min(length, self._max_content, total - offset)
-                content = read_full(fd, wanted, offset)
+                content = self._buffers.take(wanted)
+                read_into(fd, content, offset)
                 if len(content) < wanted:  # cut since
                     total = min(total, offset + len(content))
-                return content, total
+                return content, total, status
         finally:
             os.close(fd)
 
@@ -241,6 +255,12 @@ def _name(number: int, look_up: Callable[[int], str]) -> str:
         return look_up(number)
     except KeyError:
         return str(number)
+
+
+def _known_checksum(value: int) -> None:
+    if value not in pb.Checksum.values():
+        known = ", ".join(f"{name} ({number})" for name, number in pb.Checksum.items())
+        raise error("INVALID_PARAMS", f"checksum {value} is unknown: give one of {known}", field="checksum")
 
 
 def _not_negative(field: str, value: int) -> None:

@@ -84,6 +84,7 @@ def _upload(client: VirtioRPCClient, args: Arguments) -> int:
             mode=args.mode,
             overwrite=not args.no_overwrite,
             chunk_size=args.chunk_size,
+            checksum=args.checksum,
             progress_callback=None if args.raw else progress,
         )
     return _print_transfer("Upload", envelope, envelope["data"]["path"], args)
@@ -96,6 +97,7 @@ def _download(client: VirtioRPCClient, args: Arguments) -> int:
             args.local,
             overwrite=not args.no_overwrite,
             chunk_size=args.chunk_size,
+            checksum=args.checksum,
             progress_callback=None if args.raw else progress,
         )
     return _print_transfer("Download", envelope, envelope["data"]["local_path"], args)
@@ -106,7 +108,7 @@ def _print_transfer(what: str, envelope: Mapping[str, Any], path: str, args: Arg
         return _print_data(envelope, args)
     data = envelope["data"]
     print_line(f"{what} successful: {path} ({data['size']} bytes)")
-    print_line(f"MD5: {data['md5']}")
+    print_line(f"MD5: {data['md5']}" if data["md5"] else "Checksum: CRC-32 of each message")
     return exits.OK
 
 

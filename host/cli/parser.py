@@ -8,7 +8,7 @@ from typing import NoReturn, Sequence
 
 from host.cli import exits
 from host.errors import UsageError
-from host.transfer import DEFAULT_CHUNK_SIZE, check_chunk_size
+from host.transfer import CHECKSUMS, DEFAULT_CHUNK_SIZE, MD5, check_chunk_size
 from vsrpc._version import __version__
 
 PROG = "vsrpc-host"
@@ -159,6 +159,13 @@ def _add_transfer(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_CHUNK_SIZE,
         metavar="SIZE",
         help="bytes per call for files over 2 MiB: up to 5MiB, with suffixes as in 512K or 2MB (default: 2MB)",
+    )
+    parser.add_argument(
+        "--checksum",
+        choices=CHECKSUMS,
+        default=MD5,
+        help="what checks the content from end to end: md5, or crc32, the CRC-32 of each message alone, which costs a "
+        "slow guest less (default: md5)",
     )
 
 

@@ -270,7 +270,10 @@ def download(service: FileService, path: object, **fields: Any) -> pb.DownloadRe
 
 
 def chunk(service: FileService, path: object, **fields: Any) -> pb.DownloadChunkResponse:
-    return service.DownloadChunk(pb.DownloadChunkRequest(path=str(path), **fields), context())
+    call = context()
+    reply = service.DownloadChunk(pb.DownloadChunkRequest(path=str(path), **fields), call)
+    reply.content = bytes(call.reply_content)  # which stands beside it
+    return reply
 
 
 @pytest.mark.parametrize(
@@ -347,15 +350,39 @@ def test_bad_sizes(place: Path, service: FileService) -> None:
 def test_a_file_that_is_cut_meanwhile(place: Path, service: FileService, monkeypatch: pytest.MonkeyPatch) -> None:
     path = place / "f"
     path.write_bytes(b"0123456789")
-    real = file_service.read_full
+    real = file_service.read_into
 
-    def cut(fd: int, length: int, offset: int) -> bytes:
+    def cut(fd: int, buffer: bytearray, offset: int) -> None:
         os.truncate(path, 4)
-        return real(fd, length, offset)
+        real(fd, buffer, offset)
 
-    monkeypatch.setattr(file_service, "read_full", cut)
+    monkeypatch.setattr(file_service, "read_into", cut)
     reply = chunk(service, path)
     assert (reply.content, reply.total_size, reply.has_more) == (b"0123", 4, False)
+
+
+def test_chunks_tell_of_a_file_that_is_replaced_or_changed(place: Path, service: FileService) -> None:
+    path = place / "f"
+    path.write_bytes(b"first")
+    os.utime(path, ns=(1, 1))
+    first = chunk(service, path)
+    assert (chunk(service, path).file_id, chunk(service, path).version) == (first.file_id, first.version)
+    with open(path, "r+b") as file:
+        file.write(b"F")
+    changed = chunk(service, path)
+    assert changed.file_id == first.file_id
+    assert changed.version != first.version
+    (place / "g").write_bytes(b"other")
+    (place / "g").rename(path)
+    assert chunk(service, path).file_id != first.file_id
+
+
+def test_a_chunk_without_md5(place: Path, service: FileService) -> None:
+    (place / "f").write_bytes(b"x")
+    assert chunk(service, place / "f", checksum=pb.CHECKSUM_MD5).chunk_md5 == hashlib.md5(b"x").hexdigest()
+    assert chunk(service, place / "f", checksum=pb.CHECKSUM_CRC32).chunk_md5 == ""
+    refusal = refused("INVALID_PARAMS", lambda: chunk(service, place / "f", checksum=7))
+    assert "checksum 7 is unknown: give one of CHECKSUM_UNSPECIFIED (0)" in refusal.details()
 
 
 # -- Stat

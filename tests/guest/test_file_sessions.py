@@ -51,8 +51,9 @@ class Uploads:
         return self.service.InitUpload(pb.InitUploadRequest(size=size, **fields), context()).session_id
 
     def chunk(self, session: str, content: bytes = b"", **fields: Any) -> pb.UploadChunkResponse:
-        request = pb.UploadChunkRequest(session_id=session, content=content, **fields)
-        return self.service.UploadChunk(request, context())
+        call = context()
+        call.content = content
+        return self.service.UploadChunk(pb.UploadChunkRequest(session_id=session, **fields), call)
 
     def finish(self, session: str, md5: str = "") -> pb.FinishUploadResponse:
         return self.service.FinishUpload(pb.FinishUploadRequest(session_id=session, md5=md5), context())
@@ -114,7 +115,7 @@ def test_an_upload_in_order(uploads: Uploads) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_any_order_any_size_and_again(uploads: Uploads, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions_module, "_CATCH_UP", 300_000)  # so that the digest lags behind, too
+    monkeypatch.setattr(sessions_module, "_KEPT", 300_000)  # so that some is digested from the file
     chance = random.Random(seed)
     content = chance.getrandbits(8_000_000).to_bytes(1_000_000, "little")
     edges = [0, *sorted(chance.sample(range(1, len(content)), 9)), len(content)]
@@ -240,6 +241,7 @@ def test_chunks_that_fit_nowhere(uploads: Uploads, fields: dict[str, int], reaso
         ({"size": 2**62}, "NO_SPACE", "bytes are free"),
         ({"size": 1, "path": "/etc/hosts"}, "PERMISSION_DENIED", "security.allowed_paths"),
         ({"size": 1, "mode": "x"}, "INVALID_PARAMS", "mode 'x'"),
+        ({"size": 1, "checksum": 9}, "INVALID_PARAMS", "checksum 9 is unknown"),
         ({"size": 1, "path": ""}, "MISSING_REQUIRED", "path is missing"),
     ],
 )
@@ -275,23 +277,42 @@ def test_a_failing_write_gives_the_upload_up(uploads: Uploads, monkeypatch: pyte
 
 
 def test_a_temporary_file_that_somebody_cuts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    uploads = Uploads(place)
-    session = uploads.init(6)
-    uploads.chunk(session, b"def", offset=3)  # out of order, so it is digested from the file
+    monkeypatch.setattr(sessions_module, "_KEPT", 0)  # all is digested from the file
     monkeypatch.setattr(target, "read_full", lambda fd, length, offset: b"")
-    failure = refused("CONTENT_MISMATCH", lambda: uploads.chunk(session, b"abc", offset=0))
+    uploads = Uploads(place)
+    session = uploads.init(3)
+    uploads.chunk(session, b"abc", offset=0)
+    failure = refused("CONTENT_MISMATCH", lambda: uploads.finish(session))
     assert "cut by somebody" in failure.details()
     assert uploads.names() == []
     uploads.service.stop()
 
 
 def test_a_caller_who_left_can_come_back(uploads: Uploads) -> None:
-    session = uploads.init(6)
-    uploads.chunk(session, b"def", offset=3)
-    request = pb.UploadChunkRequest(session_id=session, content=b"abc", offset=0)
-    refused("DEADLINE_EXCEEDED", uploads.service.UploadChunk, request, context(0))
-    uploads.chunk(session, b"abc", offset=0)
-    uploads.finish(session, hashlib.md5(b"abcdef").hexdigest())
+    session = uploads.init(6, checksum=pb.CHECKSUM_CRC32)  # so that the digest is only begun when it is asked for
+    uploads.chunk(session, b"abcdef", offset=0)
+    request = pb.FinishUploadRequest(session_id=session, md5=hashlib.md5(b"abcdef").hexdigest())
+    refused("DEADLINE_EXCEEDED", uploads.service.FinishUpload, request, context(0))
+    uploads.finish(session, request.md5)
+
+
+@pytest.mark.parametrize("md5", ["", hashlib.md5(b"abcdef").hexdigest()])
+def test_an_md5_that_nobody_asks_for_is_not_computed(uploads: Uploads, md5: str) -> None:
+    session = uploads.init(6, checksum=pb.CHECKSUM_CRC32)
+    uploads.chunk(session, b"abcdef", offset=0)
+    assert uploads.finish(session, md5).md5 == md5
+    assert uploads.target.read_bytes() == b"abcdef"
+
+
+def test_a_chunk_that_comes_again_with_other_content(uploads: Uploads) -> None:
+    content = os.urandom(3_000_000)
+    session = uploads.init(len(content))
+    for start in range(0, len(content), 1_000_000):
+        uploads.chunk(session, bytes(1_000_000), offset=start)
+    for start in (1_500_000, 0):
+        uploads.chunk(session, content[start : start + 1_500_000], offset=start)
+    uploads.finish(session, hashlib.md5(content).hexdigest())
+    assert uploads.target.read_bytes() == content
 
 
 def test_no_more_than_so_many_at_a_time(place: Path) -> None:

@@ -9,6 +9,17 @@ from host.backend import Reply
 from host.errors import failure
 
 
+class FakePending:
+    def __init__(self, call: Callable[[], Reply]) -> None:
+        self._call = call
+
+    def result(self) -> Reply:
+        return self._call()
+
+    def cancel(self) -> None:
+        pass
+
+
 class FakeFiles:
     """Files by path (a directory is None); `calls` lists what was asked; `fault` may raise or change a reply."""
 
@@ -20,13 +31,18 @@ class FakeFiles:
         self.damage = False
         self.max_content: int | None = None
         """Bytes of content that a request may have; None for any."""
+        self.identity = {"file_id": "1", "version": "1"}
         self._sessions: dict[str, tuple[dict[str, Any], bytearray]] = {}
 
     @property
     def open_sessions(self) -> int:
         return len(self._sessions)
 
-    def call(self, rpc: str, fields: Mapping[str, Any], timeout: float | None) -> Reply:
+    def start(self, rpc: str, fields: Mapping[str, Any]) -> FakePending:
+        """A call that is made when its reply is asked for."""
+        return FakePending(lambda: self.call(rpc, fields, None))
+
+    def call(self, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Reply:
         self.calls.append(rpc)
         self.timeouts.append(timeout)
         self.fault(rpc, fields)
@@ -87,7 +103,7 @@ class FakeFiles:
             raise failure("FILE_NOT_FOUND", f"No such file: {path}", path=path)
         content = whole[offset : offset + size]
         data = {"path": path, "offset": offset, "size": len(content), "total_size": len(whole)}
-        return Reply({**data, digest: self._md5(content)}, content)
+        return Reply({**data, **self.identity, digest: self._md5(content)}, content)
 
     def _md5(self, content: bytes | bytearray) -> str:
         return "0" * 32 if self.damage else hashlib.md5(content).hexdigest()

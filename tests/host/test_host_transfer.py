@@ -24,11 +24,11 @@ def content_of(size: int) -> bytes:
 
 
 def upload(guest: FakeFiles, local: object, remote: str, **options: Any) -> dict[str, Any]:
-    return transfer.upload(guest.call, str(local), remote, **{"mode": "0644", **options})
+    return transfer.upload(guest, str(local), remote, **{"mode": "0644", **options})
 
 
 def download(guest: FakeFiles, remote: str, local: object, **options: Any) -> dict[str, Any]:
-    return transfer.download(guest.call, remote, str(local), **options)
+    return transfer.download(guest, remote, str(local), **options)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,8 @@ def test_download_arrives_whole(tmp_path: Path, size: int, small_file: int) -> N
         "md5": hashlib.md5(content_of(size)).hexdigest(),
     }
     assert os.listdir(tmp_path) == ["f"]
-    if size <= 2 * MIB:
+    assert set(guest.calls) == {"DownloadChunk"}
+    if size <= 1:
         assert len(guest.calls) == 1
 
 
@@ -103,7 +104,8 @@ def test_progress_goes_from_nothing_to_all(tmp_path: Path) -> None:
     assert up == [(done * MIB, 5 * MIB) for done in (0, 2, 4, 5)]
     down: list[tuple[int, int]] = []
     download(guest, "/tmp/f", tmp_path / "f", progress=lambda done, total: down.append((done, total)))
-    assert down == up
+    assert (down[0], down[-1]) == (up[0], up[-1])
+    assert down == sorted(set(down)), "each more than the one before"
 
 
 @pytest.mark.parametrize("size", [3, 3 * MIB])
@@ -199,8 +201,16 @@ def shrink(guest: FakeFiles, size: int) -> Any:
     return fault
 
 
+def replace(guest: FakeFiles, field: str) -> Any:
+    def fault(called: str, fields: Mapping[str, Any]) -> None:
+        if called == "DownloadChunk" and fields["offset"] >= 2 * MIB:
+            guest.identity[field] = "another"
+
+    return fault
+
+
 @pytest.mark.parametrize("existing", [None, b"before"])
-@pytest.mark.parametrize("what", ["interrupt", "lost", "shrinks", "damage"])
+@pytest.mark.parametrize("what", ["interrupt", "lost", "shrinks", "damage", "replaced", "changed"])
 def test_failed_download_leaves_the_target_and_nothing_else(tmp_path: Path, what: str, existing: bytes | None) -> None:
     guest = FakeFiles({"/tmp/f": content_of(5 * MIB)})
     if what == "damage":
@@ -210,6 +220,8 @@ def test_failed_download_leaves_the_target_and_nothing_else(tmp_path: Path, what
             "interrupt": interrupt,
             "lost": lose_reply_of("DownloadChunk"),
             "shrinks": shrink(guest, 2 * MIB),
+            "replaced": replace(guest, "file_id"),
+            "changed": replace(guest, "version"),
         }[what]
     if existing is not None:
         (tmp_path / "f").write_bytes(existing)

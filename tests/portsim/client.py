@@ -14,6 +14,7 @@ from typing import Sequence
 
 from portsim import protocol
 from portsim.options import WRITE_MAX
+from vsrpc.transports.serial_port import keep_number, kept_number
 
 
 class SimulatedPort:
@@ -62,10 +63,10 @@ class SimulatedPort:
         return self._reading.call(protocol.request(protocol.POLL))
 
     def remember(self, lost_output: int) -> None:
-        self._memory.write_text(str(lost_output))
+        keep_number(str(self._memory), lost_output)
 
     def recall(self) -> int:
-        return int(self._memory.read_text()) if self._memory.exists() else 0
+        return kept_number(str(self._memory))
 
     def close(self) -> None:
         self._reading.close()

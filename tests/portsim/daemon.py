@@ -36,13 +36,24 @@ def main() -> int:
     daemon = Daemon(settings, path)
     rebind = rebind_driver if settings.device.allow_rebind else None
     listener = SerialListener(arguments.socket, settings.device.buffer_size, open_port=open_port, rebind=rebind)
-    thread = threading.Thread(target=daemon.serve, args=(listener,), name="vsrpc-serve")
+    failed = []
+
+    def serve() -> None:
+        try:
+            daemon.serve(listener)
+        except BaseException:
+            failed.append(True)
+            raise
+        finally:
+            os.write(write_end, b"x")
+
+    thread = threading.Thread(target=serve, name="vsrpc-serve")
     thread.start()
     print("serving", flush=True)
     os.read(read_end, 1)
     daemon.stop()
     thread.join()
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -69,11 +69,13 @@ bodies = st.lists(pieces | st.binary(max_size=8), max_size=12).map(b"".join)
 
 def check_seal(body: bytes, marker: bytes) -> None:
     for shape in (bytes, bytearray, memoryview):
-        sealed, fields = seal(shape(body), marker)
-        assert marker not in bytes(sealed)
-        assert len(sealed) == len(body)
-        assert (MASK_HEADER in dict(fields)) == (marker in body), "masked where it is needed, and only there"
-        assert bytes(unseal(Headers(fields), bytearray(sealed))) == body
+        for cut in {0, 1, len(body) // 2, max(0, body.find(marker) + 3)}:
+            parts, fields = seal([shape(body[:cut]), shape(body[cut:])], marker)
+            sealed = b"".join(parts)
+            assert marker not in sealed
+            assert len(sealed) == len(body)
+            assert (MASK_HEADER in dict(fields)) == (marker in body), "masked where it is needed, and only there"
+            assert bytes(unseal(Headers(fields), bytearray(sealed))) == body
 
 
 @pytest.mark.parametrize("marker", [MAGIC, MARK], ids=["request", "response"])
@@ -90,8 +92,8 @@ def test_any_body_travels_clear_of_the_mark(body: bytes) -> None:
 
 @given(st.binary(min_size=1, max_size=60), st.data())
 def test_a_body_that_was_damaged_is_none(body: bytes, data: Any) -> None:
-    sealed, fields = seal(body + MAGIC, MAGIC)
-    damaged = bytearray(sealed)
+    parts, fields = seal([body, MAGIC], MAGIC)
+    damaged = bytearray(b"".join(parts))
     damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
     with pytest.raises(RemoteProtocolError, match="damaged on the way"):
         unseal(Headers(fields), damaged)

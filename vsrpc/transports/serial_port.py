@@ -82,20 +82,31 @@ class DevicePort:
         return dict(poll.poll(milliseconds)).get(self._fd, 0)
 
     def remember(self, lost_output: int) -> None:
-        with contextlib.suppress(OSError):  # it is only for a daemon that is started again
-            os.makedirs(_MEMORY, mode=0o700, exist_ok=True)
-            with open(self._memory, "w", encoding="ascii") as file:
-                file.write(str(lost_output))
+        keep_number(self._memory, lost_output)
 
     def recall(self) -> int:
-        try:
-            with open(self._memory, encoding="ascii") as file:
-                return int(file.read())
-        except (OSError, ValueError):
-            return 0
+        return kept_number(self._memory)
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+def keep_number(path: str, number: int) -> None:
+    """Write a number to a file, whole or not at all, whenever the daemon is killed; nothing where that cannot be."""
+    with contextlib.suppress(OSError):  # it is only for a daemon that is started again
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with open(f"{path}.new", "w", encoding="ascii") as file:
+            file.write(str(number))
+        os.replace(f"{path}.new", path)
+
+
+def kept_number(path: str) -> int:
+    """The number that was kept; 0 where none was."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 0
 
 
 def rebind_driver(path: str) -> None:

@@ -5,6 +5,7 @@ Files of the guest, whole and in chunks."""
 
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -15,6 +16,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Checksum:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ChecksumEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Checksum.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHECKSUM_UNSPECIFIED: _Checksum.ValueType  # 0
+    """MD5."""
+    CHECKSUM_MD5: _Checksum.ValueType  # 1
+    """MD5 of the file, and of each chunk."""
+    CHECKSUM_CRC32: _Checksum.ValueType  # 2
+    """Nothing more: the CRC-32 of each body is all. Faster, where the guest's CPU is slow."""
+
+class Checksum(_Checksum, metaclass=_ChecksumEnumTypeWrapper):
+    """How the content of a file is checked from end to end, beyond the CRC-32 that every body has in a session."""
+
+CHECKSUM_UNSPECIFIED: Checksum.ValueType  # 0
+"""MD5."""
+CHECKSUM_MD5: Checksum.ValueType  # 1
+"""MD5 of the file, and of each chunk."""
+CHECKSUM_CRC32: Checksum.ValueType  # 2
+"""Nothing more: the CRC-32 of each body is all. Faster, where the guest's CPU is slow."""
+Global___Checksum: _TypeAlias = Checksum  # noqa: Y015
 
 @_typing.final
 class UploadRequest(_message.Message):
@@ -260,6 +285,7 @@ class InitUploadRequest(_message.Message):
     OWNER_FIELD_NUMBER: _builtins.int
     GROUP_FIELD_NUMBER: _builtins.int
     OVERWRITE_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Absolute path of the target."""
     size: _builtins.int
@@ -272,6 +298,8 @@ class InitUploadRequest(_message.Message):
     """Group, by name or number; the daemon's group when empty."""
     overwrite: _builtins.bool
     """Whether an existing file may be replaced; true when absent."""
+    checksum: Global___Checksum.ValueType
+    """With CHECKSUM_CRC32, the file's MD5 is computed only if FinishUploadRequest brings one."""
     def __init__(
         self,
         *,
@@ -281,10 +309,11 @@ class InitUploadRequest(_message.Message):
         owner: _builtins.str = ...,
         group: _builtins.str = ...,
         overwrite: _builtins.bool | None = ...,
+        checksum: Global___Checksum.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_overwrite", b"_overwrite", "overwrite", b"overwrite"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overwrite", b"_overwrite", "group", b"group", "mode", b"mode", "overwrite", b"overwrite", "owner", b"owner", "path", b"path", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overwrite", b"_overwrite", "checksum", b"checksum", "group", b"group", "mode", b"mode", "overwrite", b"overwrite", "owner", b"owner", "path", b"path", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__overwrite: _TypeAlias = _typing.Literal["overwrite"]  # noqa: Y015
     _WhichOneofArgType__overwrite: _TypeAlias = _typing.Literal["_overwrite", b"_overwrite"]  # noqa: Y015
@@ -442,7 +471,7 @@ class FinishUploadResponse(_message.Message):
     size: _builtins.int
     """Size of the file in bytes."""
     md5: _builtins.str
-    """MD5 of the file, in hexadecimal."""
+    """MD5 of the file, in hexadecimal; empty where it was not computed."""
     chunks_received: _builtins.int
     """Number of chunks that were written."""
     def __init__(
@@ -518,22 +547,26 @@ class DownloadChunkRequest(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Absolute path of the file."""
     offset: _builtins.int
     """Where to begin, in bytes."""
     size: _builtins.int
     """Bytes to read at most: 2 MiB when 0, 5 MiB at most."""
+    checksum: Global___Checksum.ValueType
+    """With CHECKSUM_CRC32, `chunk_md5` is not computed."""
     def __init__(
         self,
         *,
         path: _builtins.str = ...,
         offset: _builtins.int = ...,
         size: _builtins.int = ...,
+        checksum: Global___Checksum.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "path", b"path", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "offset", b"offset", "path", b"path", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -553,6 +586,8 @@ class DownloadChunkResponse(_message.Message):
     CHUNK_MD5_FIELD_NUMBER: _builtins.int
     HAS_MORE_FIELD_NUMBER: _builtins.int
     NEXT_OFFSET_FIELD_NUMBER: _builtins.int
+    FILE_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Absolute path of the file."""
     content: _builtins.bytes
@@ -569,6 +604,10 @@ class DownloadChunkResponse(_message.Message):
     """Whether the file goes on after this chunk."""
     next_offset: _builtins.int
     """Where the next chunk begins; absent when there is no more."""
+    file_id: _builtins.str
+    """Names the file, whatever its path: another value means that another file has taken its place."""
+    version: _builtins.str
+    """Another value means that the file's content was changed, or grew."""
     def __init__(
         self,
         *,
@@ -580,10 +619,12 @@ class DownloadChunkResponse(_message.Message):
         chunk_md5: _builtins.str = ...,
         has_more: _builtins.bool = ...,
         next_offset: _builtins.int | None = ...,
+        file_id: _builtins.str = ...,
+        version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_next_offset", b"_next_offset", "next_offset", b"next_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_offset", b"_next_offset", "chunk_md5", b"chunk_md5", "content", b"content", "has_more", b"has_more", "next_offset", b"next_offset", "offset", b"offset", "path", b"path", "size", b"size", "total_size", b"total_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_offset", b"_next_offset", "chunk_md5", b"chunk_md5", "content", b"content", "file_id", b"file_id", "has_more", b"has_more", "next_offset", b"next_offset", "offset", b"offset", "path", b"path", "size", b"size", "total_size", b"total_size", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__next_offset: _TypeAlias = _typing.Literal["next_offset"]  # noqa: Y015
     _WhichOneofArgType__next_offset: _TypeAlias = _typing.Literal["_next_offset", b"_next_offset"]  # noqa: Y015

@@ -17,23 +17,26 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Request:
     """A complete request. ``target`` is in origin-form (``/path?query``, still percent-encoded) or ``*``.
 
-    A received body that is not empty is a bytearray of its own, decoded from its framing only.
+    A received body that is not empty is a bytearray of its own, decoded from its framing only. ``tail``, of a message
+    that is sent, is the rest of its body: what is large stands there, so that nobody has to copy it.
     """
 
     method: str
     target: str
     headers: Headers
     body: Buffer = b""
+    tail: Buffer = b""
 
 
 @dataclass(frozen=True)
 class Response:
-    """A complete final response. An empty ``reason`` is filled from ``REASONS`` when sent."""
+    """A complete final response. An empty ``reason`` is filled from ``REASONS`` when sent; ``tail`` as in Request."""
 
     status: int
     headers: Headers
     body: Buffer = b""
     reason: str = ""
+    tail: Buffer = b""
 
 
 @dataclass(frozen=True)

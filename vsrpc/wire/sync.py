@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import secrets
 import zlib
+from typing import Sequence
 
 from .errors import BodyDamaged, RemoteProtocolError, shown
 from .headers import Headers
@@ -121,22 +122,35 @@ class Finder:
         return None
 
 
-def seal(body: Buffer, marker: bytes) -> tuple[Buffer, list[tuple[str, str]]]:
-    """The body as it travels where `marker` means a sync, and the header fields that say how."""
-    if not memoryview(body).nbytes:
-        return body, []
+def seal(parts: Sequence[Buffer], marker: bytes) -> tuple[list[Buffer], list[tuple[str, str]]]:
+    """The parts of a body as they travel where `marker` means a sync, and the header fields that say how."""
+    sealed = [part for part in parts if memoryview(part).nbytes]
+    if not sealed:
+        return [], []
     fields: list[tuple[str, str]] = []
-    searched = bytes(body) if isinstance(body, memoryview) else body
-    if marker in searched:
+    if _contain(sealed, marker):
         # The key is random: whoever writes the body could not have put the masked marker there.
-        original = searched
-        while marker in searched:
+        original = b"".join(sealed)
+        masked: bytes | bytearray = original
+        while marker in masked:
             key = secrets.token_bytes(4)
-            searched = _xor(original, key)
-        body = searched
+            masked = _xor(original, key)
+        sealed = [masked]
         fields.append((MASK_HEADER, key.hex()))
-    fields.append((CHECKSUM_HEADER, f"{zlib.crc32(body):08x}"))
-    return body, fields
+    checksum = 0
+    for part in sealed:
+        checksum = zlib.crc32(part, checksum)
+    fields.append((CHECKSUM_HEADER, f"{checksum:08x}"))
+    return sealed, fields
+
+
+def _contain(parts: Sequence[Buffer], marker: bytes) -> bool:
+    finder = Finder(marker)
+    for part in parts:
+        searched = bytes(part) if isinstance(part, memoryview) else part
+        if finder.find(searched, 0, len(searched)) is not None:
+            return True
+    return False
 
 
 def unseal(headers: Headers, body: Buffer) -> Buffer:

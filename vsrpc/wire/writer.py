@@ -5,7 +5,7 @@ The result is a list of buffers for one gathering write; the body is not copied 
 
 from __future__ import annotations
 
-from typing import Iterable
+from typing import Iterable, Sequence
 
 from . import grammar
 from .errors import LocalProtocolError, shown
@@ -37,7 +37,7 @@ def request_bytes(request: Request, limits: Limits, nonce: bytes | None = None) 
     if len(hosts) != 1 or not grammar.HOST.fullmatch(hosts[0]):
         raise LocalProtocolError(f"Host {shown(', '.join(hosts))}: a request needs exactly one valid Host header")
     start = f"{method} {target} HTTP/1.1"
-    body = request.body
+    body: Sequence[Buffer] = (request.body, request.tail)
     fields: list[tuple[str, str]] = []
     if nonce is not None:
         body, fields = seal(body, MAGIC)
@@ -49,7 +49,8 @@ def response_bytes(
     response: Response, request_method: str, limits: Limits, marker: bytes | None = None
 ) -> list[Buffer]:
     """`marker`: what the body must be clear of, between peers that synchronised."""
-    status, body = response.status, response.body
+    status = response.status
+    body: Sequence[Buffer] = (response.body, response.tail)
     if not 200 <= status <= 599:
         raise LocalProtocolError(f"status {status} is not a final status (200 to 599); for 100 send CONTINUE")
     reason = response.reason or REASONS.get(status, "")
@@ -66,16 +67,16 @@ def response_bytes(
         length = []
     elif request_method == "HEAD":
         # RFC 9110 9.3.2: the fields are those of the GET, its Content-Length included; the body is not sent.
-        body = b""
+        body = ()
     return _assemble(f"HTTP/1.1 {status} {reason}", response.headers, length, body, limits)
 
 
-def _length(body: Buffer) -> int:
-    return memoryview(body).nbytes
+def _length(body: Sequence[Buffer]) -> int:
+    return sum(memoryview(part).nbytes for part in body)
 
 
 def _assemble(
-    start: str, headers: Headers, framing: Iterable[tuple[str, str]], body: Buffer, limits: Limits
+    start: str, headers: Headers, framing: Iterable[tuple[str, str]], body: Sequence[Buffer], limits: Limits
 ) -> list[Buffer]:
     for name in ("content-length", "transfer-encoding", SYNC_HEADER):
         if name in headers:
@@ -90,9 +91,12 @@ def _assemble(
     head = "\r\n".join([*lines, "\r\n"]).encode("latin-1")
     if len(head) > limits.max_head:
         raise LocalProtocolError(f"the head of {len(head)} bytes is over the limit of {limits.max_head}")
-    size = _length(body)
-    if size == 0:
-        return [head]
-    if len(head) + size <= _JOINED:
-        return [b"".join((head, body))]
-    return [head, body]
+    message: list[Buffer] = []
+    for part in (head, *body):  # the small ones joined
+        if not memoryview(part).nbytes:
+            continue
+        if message and len(message[-1]) + memoryview(part).nbytes <= _JOINED:
+            message[-1] = b"".join((message[-1], part))
+        else:
+            message.append(part)
+    return message

@@ -1,0 +1,31 @@
+"""Buffers for the content of chunks, used again: the kernel must provide the pages of a new one, which under load costs
+more than filling it."""
+
+from __future__ import annotations
+
+import threading
+
+_KEPT = 4
+
+
+class BufferPool:
+    """Buffers of one size, that of the chunks asked for last. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free: list[bytearray] = []
+
+    def take(self, size: int) -> bytearray:
+        """A buffer of that size, of whatever content."""
+        with self._lock:
+            if self._free and len(self._free[-1]) == size:
+                return self._free.pop()
+        return bytearray(size)
+
+    def give(self, buffer: bytearray) -> None:
+        """Nobody uses the buffer any more."""
+        with self._lock:
+            if self._free and len(self._free[-1]) != len(buffer):
+                self._free.clear()
+            if len(self._free) < _KEPT:
+                self._free.append(buffer)
