@@ -54,7 +54,7 @@ class DeviceConfig:
     """The virtio-serial port."""
 
     path: str = key(absolute_path, "/dev/virtio-ports/test.vserial.0")
-    buffer_size: int = key(size(4 * KIB, 16 * MIB), 64 * KIB)
+    buffer_size: int = key(size(4 * KIB, 16 * MIB), 256 * KIB)
     """Bytes asked for in one read of the port."""
     allow_rebind: bool = key(boolean, False)
     """Whether the port's driver may be bound anew to heal it, which takes all ports of its controller away."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Callable, Iterable, NoReturn, Protocol
+from typing import Any, Callable, Iterable, NoReturn, Protocol, TypeVar
 
 from vsrpc.deadline import Deadline
 from vsrpc.errors import RpcError
@@ -17,6 +17,16 @@ from vsrpc.status import Code
 from vsrpc.wire import Buffer
 
 _log = logging.getLogger(__name__)
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def at_once(function: F) -> F:
+    """Decorates a servicer's method that waits for nothing and is done in a moment: it may run in the thread that reads
+    the requests, which saves two changes of threads."""
+    function.__dict__["at_once"] = True
+    return function
 
 
 class ServiceRegistry(Protocol):

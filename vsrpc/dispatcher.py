@@ -37,6 +37,7 @@ class _Served:
     handler: Callable[[Any, ServicerContext], Any]
     text_fields: codec.TextFields
     bulk: BulkFields
+    at_once: bool
 
 
 class Dispatcher:
@@ -71,10 +72,10 @@ class Dispatcher:
             if method.path in self._methods:
                 raise ValueError(f"{method.path} is served already")
             handler: Callable[[Any, ServicerContext], Any] = getattr(servicer, method.name)
-            bulk = bulk_fields(handler)
+            bulk, at_once = bulk_fields(handler), getattr(handler, "at_once", False)
             for interceptor in reversed(self._interceptors):
                 handler = functools.partial(interceptor, handler)
-            self._methods[method.path] = _Served(method, handler, service.text_fields, bulk)
+            self._methods[method.path] = _Served(method, handler, service.text_fields, bulk, at_once)
         self._routes.add(service.routes)
 
     def call(self, request: Request, peer: str = "") -> IncomingCall:
@@ -88,6 +89,11 @@ class Dispatcher:
     def is_rpc(self, path: str) -> bool:
         """Whether a path is answered in the Connect form: the rpcs', and those of their shape that are no route."""
         return path in self._methods or (bool(_RPC_PATH.match(path)) and not self._routes.has(path))
+
+    def at_once(self, call: IncomingCall) -> bool:
+        """Whether a call is done in a moment (vsrpc.context.at_once)."""
+        served = self._methods.get(call.path)
+        return served is not None and served.at_once
 
     def serve(self, call: IncomingCall) -> Response:
         """Serve by rpc path or by route. Raises RpcError."""

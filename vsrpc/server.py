@@ -20,6 +20,7 @@ from vsrpc.server_session import ServerSession
 from vsrpc.server_stream import ServerStream
 from vsrpc.status import Code
 from vsrpc.transports import Listener, TransportClosed
+from vsrpc.wire import Response
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class Server:
             stream.thread.join()
 
     def submit(self, session: ServerSession, call: IncomingCall) -> None:
-        """Run a call on a worker, unless it must not run; answers it where it does not."""
+        """Run a call on a worker, or at once, unless it must not run; answers it where it does not."""
         if IDEMPOTENCY_KEY in call.request.headers:
             try:
                 call.check_key(self.me.instance)
@@ -106,6 +107,9 @@ class Server:
                 return
             if not claim:
                 return
+        elif self.dispatcher.at_once(call):
+            session.finish(call, self._run(call))
+            return
         if self._slots.acquire(blocking=False):
             try:
                 self._pool.submit(self._work, session, call)
@@ -121,11 +125,7 @@ class Server:
         try:
             if self._stopping or not self._wanted(session, call):
                 return
-            try:
-                response = call.run()
-            except Exception:
-                _log.exception("%s [%s]: no response could be made", call.path, call.request_id)
-                response = call.respond(500, [], b"")  # a caller on a port learns nothing from silence
+            response = self._run(call)
             if not call.idempotency_key:
                 session.finish(call, response, wait=True)
                 return
@@ -133,6 +133,13 @@ class Server:
                 waiter.finish(waiting, waiting.repeat(response), wait=True)
         finally:
             self._slots.release()
+
+    def _run(self, call: IncomingCall) -> Response:
+        try:
+            return call.run()
+        except Exception:
+            _log.exception("%s [%s]: no response could be made", call.path, call.request_id)
+            return call.respond(500, [], b"")  # a caller on a port learns nothing from silence
 
     def _wanted(self, session: ServerSession, call: IncomingCall) -> bool:
         """Whether somebody waits for a call that is about to run."""

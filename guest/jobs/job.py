@@ -142,7 +142,7 @@ class Job:
             last = self._start(tree, stages, strict)
             tree.watch()
             while not tree.ended:
-                self._poll(self._deadline)
+                self._poll(self._deadline, tree)
                 if not tree.ended:
                     self._check(tree)
         finally:
@@ -213,12 +213,13 @@ class Job:
         self.stderr.add(f"vsrpc: {stage.message}\n".encode("utf-8", "surrogateescape"))
         return Status(stage.code)
 
-    def _poll(self, deadline: Deadline) -> None:
+    def _poll(self, deadline: Deadline, tree: ProcessTree) -> None:
         """Wait until there is output, the processes ended, the job was cancelled, or the deadline passed."""
         poll = select.poll()
         for output in (self.stdout, self.stderr):
             poll.register(output.reader, select.POLLIN)
-        poll.register(self._wake.fileno(), select.POLLIN)
+        for fd in (self._wake.fileno(), *tree.filenos()):
+            poll.register(fd, select.POLLIN)
         remaining = deadline.remaining()
         poll.poll(None if remaining is None else math.ceil(remaining * 1000))
         self._wake.clear()
@@ -233,7 +234,7 @@ class Job:
             tree.send(signal.SIGTERM)
             grace = Deadline(KILL_GRACE)
             while not tree.ended and not grace.expired:
-                self._poll(grace)
+                self._poll(grace, tree)
             tree.send(signal.SIGKILL)
         raise JobCancelled if self._cancelled else JobTimeout
 

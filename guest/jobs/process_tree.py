@@ -8,10 +8,13 @@ is given up, so the number of its group cannot meanwhile come to mean another on
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import threading
 from typing import Mapping, Sequence
+
+from vsrpc.deadline import Deadline
 
 
 class Wake:
@@ -56,13 +59,15 @@ class Wake:
 class ProcessTree:
     """Some processes started one after the other, waited for and killed together.
 
-    `spawn` any number of times, then `watch`; `wake` is set when the last of them has ended. `close` in any case.
+    `spawn` any number of times, then `watch`. The last one's end is seen by polling `filenos`, or sets `wake`. `close` in
+    any case.
     """
 
     def __init__(self, wake: Wake) -> None:
         self._wake = wake
         self._processes: list[subprocess.Popen[bytes]] = []
         self._lock = threading.Lock()
+        self._pidfds: dict[int, int] = {}  # of those that have not ended, by process
         self._watcher: threading.Thread | None = None
         self._ended = threading.Event()
         self._given_up = False
@@ -87,15 +92,28 @@ class ProcessTree:
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
+            close_fds=False,  # there are none to close: Python opens all with O_CLOEXEC
         )
         self._processes.append(process)
         return process
 
     def watch(self) -> None:
-        """Begin to wait for the ends, in a thread (a process's end is no event of a descriptor before Linux 5.3)."""
+        """Begin to wait for the ends."""
         if not self._processes:
             self._ended.set()
             return
+        try:
+            for process in self._processes:
+                self._pidfds[process.pid] = os.pidfd_open(process.pid)
+        except (AttributeError, OSError):  # before Python 3.9, or Linux 5.3
+            self._close_pidfds()
+            self._watch_in_thread()
+
+    def filenos(self) -> list[int]:
+        """Descriptors that become readable when a process ends."""
+        return list(self._pidfds.values())
+
+    def _watch_in_thread(self) -> None:
         watcher = threading.Thread(target=self._watch, name="process-watcher", daemon=True)
         watcher.start()
         self._watcher = watcher
@@ -103,6 +121,12 @@ class ProcessTree:
     @property
     def ended(self) -> bool:
         """Whether all processes have ended."""
+        if self._pidfds:
+            for pid in list(self._pidfds):
+                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
+                    os.close(self._pidfds.pop(pid))
+            if not self._pidfds:
+                self._ended.set()
         return self._ended.is_set()
 
     def send(self, number: signal.Signals) -> None:
@@ -118,6 +142,18 @@ class ProcessTree:
         """
         if not self.ended:
             self.send(signal.SIGKILL)
+        if self._pidfds:
+            limit = Deadline(wait)
+            while not self.ended and not limit.expired:
+                poll = select.poll()
+                for fd in self.filenos():
+                    poll.register(fd, select.POLLIN)
+                poll.poll(1000 * (limit.remaining() or 0))
+            if not self.ended:
+                self._close_pidfds()
+                self._given_up = True
+                self._watch_in_thread()
+                return
         if self._watcher is None:
             for process in self._processes:
                 process.wait()
@@ -128,6 +164,10 @@ class ProcessTree:
                 self._reap()
             else:
                 self._given_up = True
+
+    def _close_pidfds(self) -> None:
+        while self._pidfds:
+            os.close(self._pidfds.popitem()[1])
 
     def _watch(self) -> None:
         for process in self._processes:

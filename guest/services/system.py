@@ -12,7 +12,7 @@ from guest.machine.cpu import CpuMeter
 from guest.machine.mounts import mounts
 from guest.os_errors import printable
 from vsrpc._version import __version__
-from vsrpc.context import ServicerContext
+from vsrpc.context import ServicerContext, at_once
 from vsrpc.v1 import system_pb2 as pb
 from vsrpc.v1.system_vsrpc import SystemServicer
 
@@ -24,6 +24,7 @@ class SystemService(SystemServicer):
         self._started = time.monotonic()
         self._cpu = CpuMeter()
 
+    @at_once
     def Ping(self, request: pb.PingRequest, context: ServicerContext) -> pb.PingResponse:
         """Say that the daemon is alive."""
         return pb.PingResponse(

@@ -167,8 +167,11 @@ def test_what_is_logged(tmp_path: Path) -> None:
         running.wait_for(r"serves unix:")
         with vsrpc.connect(f"unix:{path}") as channel:
             SystemStub(channel).Ping(system_pb2.PingRequest(), timeout=10)
-            line = running.wait_for("Ping").splitlines()[-1]
-            assert re.search(r" INFO guest\.daemon: /vsrpc\.v1\.System/Ping \[[^]]+\] [0-9.]+ ms OK$", line)
+            SystemStub(channel).Info(system_pb2.InfoRequest(), timeout=10)
+            log = running.wait_for("System/Info")
+            line = log.splitlines()[-1]
+            assert re.search(r" INFO guest\.daemon: /vsrpc\.v1\.System/Info \[[^]]+\] [0-9.]+ ms OK$", line)
+            assert "Ping" not in log, "what comes by the thousand is not logged"
             with pytest.raises(vsrpc.RpcError):
                 FileStub(channel).Download(file_pb2.DownloadRequest(path="/x\nforged"), timeout=10)
             line = running.wait_for("Download").splitlines()[-1]

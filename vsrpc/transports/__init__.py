@@ -73,7 +73,7 @@ def _vsock_number(text: str) -> int | None:
     return number if number < 2**32 else None
 
 
-def listener(address: str, buffer_size: int = 65536, allow_rebind: bool = False) -> Listener:
+def listener(address: str, buffer_size: int = 262144, allow_rebind: bool = False) -> Listener:
     """A listener for "unix:PATH", "vsock:PORT", or the path of a virtio-serial port. Raises ValueError, OSError.
 
     Of a virtio-serial port: `buffer_size`, bytes asked for in one read; `allow_rebind`, whether its driver may be bound

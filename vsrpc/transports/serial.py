@@ -68,7 +68,7 @@ class SerialListener:
     def __init__(
         self,
         path: str,
-        buffer_size: int = READ_SLICE * 16,
+        buffer_size: int = READ_SLICE * MAX_READ_SLICES,
         *,
         open_port: Callable[[str], SerialPort] = open_port,
         rebind: Callable[[str], None] | None = None,

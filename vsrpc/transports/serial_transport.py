@@ -17,11 +17,35 @@ _log = logging.getLogger(__name__)
 # client" and takes no output. The news come by a work queue of the guest's kernel, which a busy machine delays.
 ARRIVAL_GRACE = 0.25
 
+# Pages that are worth a read where more could be had.
+_FEW = 15
+
 # Before a write is tried again where poll() cannot tell when, in seconds.
 _PAUSE = 0.002
 
 # How long a writer may sleep before it looks whether it is still wanted, in seconds.
 _WRITER_NAP = 0.05
+
+
+class _Pages:
+    """Buffers in slices of a page. Those of a buffer that fills up page by page are made once."""
+
+    def __init__(self, size: int) -> None:
+        """`size`: bytes that are received at a time."""
+        self._size = size
+        self._whole: object = None  # that the slices are of
+        self._left = 0  # from the first slice on
+        self._slices: list[memoryview] = []
+
+    def of(self, buffer: memoryview, bulk: bool) -> list[memoryview]:
+        """The first pages of a buffer; of what comes in small pieces, one."""
+        used, rest = divmod(self._left - len(buffer), READ_SLICE)
+        fresh = self._slices[used:] if used >= 0 and not rest and buffer.obj is self._whole else []
+        if len(fresh) <= min(_FEW, (len(buffer) - 1) // READ_SLICE):
+            size = min(len(buffer), self._size)
+            fresh = [buffer[start : min(start + READ_SLICE, size)] for start in range(0, size, READ_SLICE)]
+            self._whole, self._left, self._slices = buffer.obj, len(buffer), fresh
+        return fresh if bulk else fresh[:1]
 
 
 class PortOwner(Protocol):
@@ -62,10 +86,9 @@ class SerialTransport:
         self._port = port
         self._peer = peer
         self._first = first  # what accept() had to read to know that somebody is there
-        self._buffer_size = buffer_size
+        self._pages = _Pages(buffer_size)
         self._client_left = False
         self._bulk = True  # the last read was a page or more
-        self._sliced: tuple[object, int, list[memoryview]] = (None, 0, [])  # the last buffer, and its pages
         self._arrival = Deadline(ARRIVAL_GRACE)
         self._arrived = False  # the port has told that a client is there
         self._usage = Usage(peer, listener.wake, self._release)
@@ -87,16 +110,21 @@ class SerialTransport:
                 buffer[:count] = self._first[:count]
                 self._first = self._first[count:]
                 return count
-            views = self._slices_of(buffer)
+            received = 0
             while not self._client_left:
+                views = self._pages.of(buffer[received:], self._bulk)
                 try:
                     count = self._port.read_into(views)
                 except BlockingIOError:
+                    if received:
+                        return received
                     self._arrived = True
                     if not self._listener.wait_edge(poll_time(deadline)) and deadline.expired:
                         raise TransportTimeout(f"{self._peer}: nothing received in time") from None
                     self._usage.check()
                 except OSError as error:  # unplugged: accept() meets the same
+                    if received:
+                        return received
                     _log.debug("%s: %s", self._peer, error.strerror)
                     self._client_left = True
                 else:
@@ -104,7 +132,13 @@ class SerialTransport:
                         self._bulk = count >= READ_SLICE
                         if self.may_be_arriving:
                             self._arrival = Deadline(ARRIVAL_GRACE)
-                        return count
+                        received += count
+                        # Where more is there already, and room for it, it is cheaper to take it at once.
+                        if count < len(views) * READ_SLICE or received == len(buffer):
+                            return received
+                        continue
+                    if received:
+                        return received
                     if self._arrival.expired or (self._arrived and not self.may_be_arriving):
                         self._client_left = True
                     else:
@@ -133,14 +167,6 @@ class SerialTransport:
 
     def close(self) -> None:
         self._usage.close()
-
-    def _slices_of(self, buffer: memoryview) -> list[memoryview]:
-        """The buffer in pages; of what comes in small pieces, the first will do."""
-        if self._sliced[0] is not buffer.obj or self._sliced[1] != len(buffer):
-            size = min(len(buffer), self._buffer_size)
-            slices = [buffer[start : min(start + READ_SLICE, size)] for start in range(0, size, READ_SLICE)]
-            self._sliced = buffer.obj, len(buffer), slices
-        return self._sliced[2] if self._bulk else self._sliced[2][:1]
 
     def _wait_writable(self, deadline: Deadline) -> None:
         # poll() is level-triggered: its HUP means that there is no client, or that one is just arriving.
