@@ -98,13 +98,12 @@ def _number(message_type: Any, field: str) -> int:
 
 
 def _varint(view: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    for position in range(position, position + _MAX_VARINT):
-        byte = view[position]
-        value |= (byte & 0x7F) << shift
+    value = 0
+    for index in range(_MAX_VARINT):
+        byte = view[position + index]
+        value |= (byte & 0x7F) << 7 * index
         if byte < 0x80:
-            return value, position + 1
-        shift += 7
+            return value, position + index + 1
     raise IndexError
 
 

@@ -36,6 +36,8 @@ def parse_proto(message_type: Any, body: Buffer) -> Any:
     """The message of protobuf bytes. Raises RpcError INVALID_ARGUMENT, also for a field that the schema lacks."""
     from google.protobuf.message import DecodeError
 
+    if not len(body):
+        return message_type()
     try:
         message = message_type.FromString(bytes(body))
     except DecodeError as error:

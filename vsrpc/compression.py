@@ -14,8 +14,9 @@ ACCEPTED = "gzip"
 
 
 def compress(body: Buffer) -> bytes:
-    """The body as gzip. Level 1: the port is faster than a guest's CPU compresses at higher ones."""
-    return gzip.compress(bytes(body), compresslevel=1)
+    """The body as gzip, the same for the same body at any time: a call that is repeated must look like itself. Level 1:
+    the port is faster than a guest's CPU compresses at higher ones."""
+    return gzip.compress(bytes(body), compresslevel=1, mtime=0)
 
 
 def decompress(body: Buffer, coding: str, limit: int) -> Buffer:

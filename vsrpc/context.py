@@ -52,7 +52,7 @@ class ServicerContext:
         self._initial: Metadata = ()
         self._trailing: Metadata = ()
         self.content: Buffer = b""
-        """The request's large field, for methods that take it beside the message (vsrpc.bulk); valid during the call."""
+        """The request's large field, for methods that take it beside the message (vsrpc.bulk)."""
         self.reply_content: Buffer = b""
         """What `send_content` gave."""
         self.on_sent: Callable[[], None] | None = None

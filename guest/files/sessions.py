@@ -1,7 +1,8 @@
 """Uploads in chunks: what has arrived, its digest, and who is allowed to go on.
 
 Chunks may come in any order, from several threads, and again. The digest is computed while chunks arrive, by a thread
-beside those that write, so that it keeps none of them and the end of an upload has little left to do. An upload that nobody uses for a while is dropped.
+beside those that write, so that it keeps none of them and the end of an upload has little left to do. An upload that
+nobody uses for a while is dropped.
 """
 
 from __future__ import annotations

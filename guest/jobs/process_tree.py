@@ -59,8 +59,8 @@ class Wake:
 class ProcessTree:
     """Some processes started one after the other, waited for and killed together.
 
-    `spawn` any number of times, then `watch`. The last one's end is seen by polling `filenos`, or sets `wake`. `close` in
-    any case.
+    `spawn` any number of times, then `watch`. The last one's end is seen by polling `filenos`, or sets `wake`. `close`
+    in any case.
     """
 
     def __init__(self, wake: Wake) -> None:

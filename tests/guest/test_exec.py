@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -25,6 +26,17 @@ def guest(tmp_path: Path) -> Guest:
 def shell(tmp_path: Path) -> Guest:
     """A guest that runs any command, by sh."""
     return Guest(str(tmp_path), allowed=None)
+
+
+@pytest.fixture(autouse=True, params=["pidfd", "thread"])
+def waiting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How the end of processes is waited for: as the system can, or as before Linux 5.3."""
+
+    def none(pid: int) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    if request.param == "thread":
+        monkeypatch.setattr(os, "pidfd_open", none, raising=False)
 
 
 @pytest.fixture(autouse=True)

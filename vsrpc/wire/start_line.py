@@ -6,6 +6,7 @@ HTTP/2 and a client of HTTP/1.0 are told the real cause.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from . import grammar
@@ -28,6 +29,7 @@ class StatusLine:
     reason: str
 
 
+@functools.lru_cache(maxsize=64)  # one client's lines are few, and all alike
 def parse_request_line(line: str) -> RequestLine:
     found = grammar.REQUEST_LINE.fullmatch(line)
     if found is None:
@@ -60,12 +62,18 @@ def check_host(line: RequestLine, headers: Headers) -> None:
     hosts = headers.get_all("host")
     if len(hosts) != 1:
         raise RemoteProtocolError(f"{len(hosts)} Host header fields {shown(', '.join(hosts))}: send exactly one")
-    if not grammar.HOST.fullmatch(hosts[0]):
+    if not _is_host(hosts[0]):
         raise RemoteProtocolError(f"Host {shown(hosts[0])} is not a host name or address with an optional port")
     if line.authority is not None and line.authority.lower() != hosts[0].lower():
         raise RemoteProtocolError(f"request target names host {shown(line.authority)} but Host says {shown(hosts[0])}")
 
 
+@functools.lru_cache(maxsize=64)
+def _is_host(value: str) -> bool:
+    return grammar.HOST.fullmatch(value) is not None
+
+
+@functools.lru_cache(maxsize=64)
 def parse_status_line(line: str) -> StatusLine:
     found = grammar.STATUS_LINE.fullmatch(line)
     if found is None:
