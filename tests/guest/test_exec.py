@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import threading
+import types
 from pathlib import Path
 from typing import Iterator
 
@@ -31,12 +31,10 @@ def shell(tmp_path: Path) -> Guest:
 @pytest.fixture(autouse=True, params=["pidfd", "thread"])
 def waiting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """How the end of processes is waited for: as the system can, or as before Linux 5.3."""
-
-    def none(pid: int) -> int:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
     if request.param == "thread":
-        monkeypatch.setattr(os, "pidfd_open", none, raising=False)
+        without = types.ModuleType("os")
+        vars(without).update({name: value for name, value in vars(os).items() if name != "pidfd_open"})
+        monkeypatch.setattr(process_tree, "os", without)
 
 
 @pytest.fixture(autouse=True)
