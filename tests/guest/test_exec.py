@@ -13,6 +13,7 @@ import psutil
 import pytest
 from exec_helpers import Guest, new_context
 
+from guest.jobs import process_tree
 from vsrpc.errors import RpcError
 from vsrpc.v1 import shell_pb2
 
