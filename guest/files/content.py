@@ -12,6 +12,8 @@ from typing import Any, Callable
 BLOCK = 1024 * 1024
 """Bytes read at a time where a file is only digested."""
 
+_BETWEEN = 256 * 1024  # bytes digested before it is asked whether somebody still waits: some milliseconds of a slow guest
+
 
 def read_full(fd: int, length: int, offset: int) -> bytes:
     """Read `length` bytes at an offset; fewer only at the file's end. Raises OSError."""
@@ -49,10 +51,13 @@ def new_md5() -> Any:
         return hashlib.md5()
 
 
-def md5_of(content: bytes | bytearray) -> str:
-    """MD5 of bytes, in hexadecimal."""
+def md5_of(content: bytes | bytearray, go_on: Callable[[], None]) -> str:
+    """MD5 of bytes, in hexadecimal; `go_on` is called before each block and may raise."""
     digest = new_md5()
-    digest.update(content)
+    with memoryview(content) as view:
+        for start in range(0, len(view), _BETWEEN):
+            go_on()
+            digest.update(view[start : start + _BETWEEN])
     return str(digest.hexdigest())
 
 

@@ -59,13 +59,14 @@ class FileService(FileServicer):
     def Upload(self, request: pb.UploadRequest, context: ServicerContext) -> pb.UploadResponse:
         """Write a small file in one call."""
         content = request.content
+        md5 = md5_of(content, functools.partial(_go_on, context))
         target = TargetFile(self._policy, TargetSpec.of(request))
         try:
             target.write(content, 0)
             target.commit()
         finally:
             target.discard()
-        return pb.UploadResponse(path=request.path, size=len(content), md5=md5_of(content))
+        return pb.UploadResponse(path=request.path, size=len(content), md5=md5)
 
     def Download(self, request: pb.DownloadRequest, context: ServicerContext) -> pb.DownloadResponse:
         """Read a file, or a part of it."""
@@ -79,7 +80,7 @@ class FileService(FileServicer):
             size=len(content),
             total_size=total,
             offset=request.offset,
-            md5=md5_of(content),
+            md5=md5_of(content, functools.partial(_go_on, context)),
         )
 
     @bulk(response="content")
@@ -92,13 +93,14 @@ class FileService(FileServicer):
             raise error("INVALID_PARAMS", message, field="size", limit=MAX_CHUNK_SIZE)
         content, total, status = self._read(request.path, request.offset, request.size or CHUNK_SIZE)
         end = request.offset + len(content)
+        md5 = "" if request.checksum == pb.CHECKSUM_CRC32 else md5_of(content, functools.partial(_go_on, context))
         context.send_content(content, functools.partial(self._buffers.give, content))
         return pb.DownloadChunkResponse(
             path=request.path,
             offset=request.offset,
             size=len(content),
             total_size=total,
-            chunk_md5="" if request.checksum == pb.CHECKSUM_CRC32 else md5_of(content),
+            chunk_md5=md5,
             has_more=end < total,
             next_offset=end if end < total else None,
             file_id=f"{status.st_dev:x}:{status.st_ino:x}",
