@@ -9,10 +9,12 @@ VM := 0
 SECONDS := 60
 N := 1000
 PLACE := sim
+BENCH_OPTIONS = $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+        $(if $(JSON),--json $(JSON))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-run setup-peers setup-fuzz proto lint format types layers generated unit check test e2e \
-        matrix peers conformance fuzz soak demo vm vm-stop vm-test clean
+        matrix peers conformance fuzz soak bench bench-local demo vm vm-stop vm-test clean
 
 help: ## Describe every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +76,12 @@ fuzz: setup-fuzz ## Fuzz the HTTP parser for a minute, or SECONDS=N; REPLAY=FILE
 
 soak: setup ## Break the link N times at a simulated port (PLACE=vm: at a VM's) and report what came of it; SEED=…
 	@$(PY) tests/faults/soak.py --place $(PLACE) --cycles $(N) $(if $(SEED),--seed $(SEED))
+
+bench: setup ## Compare with a raw port, qemu-ga and ssh on a VM; QUICK=1: small files; ONLY=latency,…; ROUNDS=N
+	@$(PY) scripts/bench $(BENCH_OPTIONS)
+
+bench-local: setup ## The same over local:, where only the runtime costs; QUICK=1, ONLY=…, ROUNDS=N
+	@$(PY) scripts/bench --local $(BENCH_OPTIONS)
 
 vm: setup-run ## Build (once) and boot a real Debian guest under QEMU; print the port's socket
 	$(PY) scripts/vm start --wait-daemon

@@ -12,7 +12,8 @@ from typing import Any, Callable
 BLOCK = 1024 * 1024
 """Bytes read at a time where a file is only digested."""
 
-_BETWEEN = 256 * 1024  # bytes digested before it is asked whether somebody still waits: some milliseconds of a slow guest
+# Bytes digested before it is asked whether somebody still waits: some milliseconds of a slow guest.
+_BETWEEN = 256 * 1024
 
 
 def read_full(fd: int, length: int, offset: int) -> bytes:

@@ -1,0 +1,103 @@
+"""The host's end of the raw reference (see raw_guest.py): the least that moves a file across a port, and an echo."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from scripts.bench.raw_guest import RECORD, Ring, record
+from scripts.vm import VM
+
+GUEST_PROGRAM = "/root/vsrpc-bench-raw.py"
+GUEST_PORT = "/dev/virtio-ports/test.spare.0"
+UNIT = "vsrpc-bench-raw"
+BLOCK = 1 << 20
+PATIENCE = 300.0  # seconds without a byte
+
+
+class RawPort:
+    """The spare port of a VM with the raw program at its other end. A context manager.
+
+    One connection for all: a client that came and went would be one more thing that the guest's end has to see.
+    """
+
+    def __init__(self, vm: VM) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(PATIENCE)
+        self._socket.connect(str(vm.spare_socket))
+        vm.ga.write_file(GUEST_PROGRAM, Path(__file__).with_name("raw_guest.py").read_bytes())
+        start = ["/usr/bin/systemd-run", "--quiet", "--collect", "--unit", UNIT]
+        vm.ga.check([*start, "/usr/bin/python3", GUEST_PROGRAM, GUEST_PORT])
+        self._read_record()
+
+    def echo(self) -> None:
+        """A record there and back."""
+        self._request(op="echo")
+        self._read_record()
+
+    def upload(self, local: Path, remote: str, md5: bool) -> None:
+        """Returns when the guest has closed the file, and both ends have the same size and digest."""
+        size, ring = local.stat().st_size, Ring(BLOCK, md5)
+        self._request(op="receive", path=remote, size=size, md5=md5)
+        with local.open("rb", buffering=0) as source:
+            while True:
+                buffer = ring.take()
+                count = source.readinto(buffer)
+                if not count:
+                    break
+                self._socket.sendall(buffer[:count])
+                ring.give(buffer, count)
+        ours = {"size": size, "md5": ring.digest()}
+        theirs = self._read_record()
+        if theirs != ours:
+            raise RuntimeError(f"the raw port lost something: {ours} was sent, {theirs} arrived")
+
+    def download(self, remote: str, local: Path, md5: bool) -> None:
+        """Returns when the local file is closed, and both ends have the same digest."""
+        ring = Ring(BLOCK, md5)
+        self._request(op="send", path=remote, md5=md5)
+        left = int(self._read_record()["size"])
+        fd = os.open(local, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        while left:
+            buffer = ring.take()
+            count = self._fill(buffer[: min(left, BLOCK)])
+            written = os.write(fd, buffer[:count])
+            if written != count:
+                raise RuntimeError(f"only {written} of {count} bytes were written to {local}")
+            ring.give(buffer, count)
+            left -= count
+        os.close(fd)
+        ours, theirs = ring.digest(), self._read_record()["md5"]
+        if theirs != ours:
+            raise RuntimeError(f"the raw port damaged something: MD5 {theirs} was sent, {ours} arrived")
+
+    def __enter__(self) -> RawPort:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if error is None:
+            self._request(op="quit")
+        self._socket.close()
+
+    def _request(self, **fields: Any) -> None:
+        self._socket.sendall(record(fields))
+
+    def _read_record(self) -> dict[str, Any]:
+        buffer = memoryview(bytearray(RECORD))
+        self._fill(buffer)
+        fields: dict[str, Any] = json.loads(bytes(buffer))
+        return fields
+
+    def _fill(self, buffer: memoryview) -> int:
+        """Fill it, and return its size."""
+        done = 0
+        while done < len(buffer):
+            count = self._socket.recv_into(buffer[done:])
+            if not count:
+                raise RuntimeError("QEMU closed the raw port")
+            done += count
+        return done
