@@ -19,7 +19,7 @@ from typing import Callable, Sequence
 from vsrpc.deadline import Deadline
 from vsrpc.hello import MESSAGE_COST
 from vsrpc.transports import Buffer, Transport, TransportClosed, TransportError, TransportTimeout
-from vsrpc.transports.base import advance
+from vsrpc.transports.serial_port import MAX_WRITE_SLICES, WRITE_SLICE
 
 _log = logging.getLogger(__name__)
 
@@ -36,10 +36,41 @@ _LINGER = 5.0
 
 
 class _Message:
+    """A message, or what is left of it, in slices that a port takes in one descriptor each."""
+
     def __init__(self, buffers: Sequence[Buffer], then: Callable[[], None] | None) -> None:
-        self.rest = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
-        self.size = sum(map(len, self.rest))
+        self._rest: deque[memoryview] = deque()
+        self.size = 0
+        for buffer in buffers:
+            view = memoryview(buffer).cast("B")
+            self.size += len(view)
+            self._rest.extend(view[start : start + WRITE_SLICE] for start in range(0, len(view), WRITE_SLICE))
         self.then = then
+
+    def first(self, room: int) -> list[memoryview]:
+        """What to write next, of at most `room` bytes."""
+        pieces: list[memoryview] = []
+        for piece in self._rest:
+            if len(piece) > room:
+                if room:
+                    pieces.append(piece[:room])
+                break
+            pieces.append(piece)
+            room -= len(piece)
+            if len(pieces) == MAX_WRITE_SLICES:
+                break
+        return pieces
+
+    def sent(self, count: int) -> bool:
+        """So many bytes were written; whether that was all."""
+        while count:
+            piece = self._rest[0]
+            if count < len(piece):
+                self._rest[0] = piece[count:]
+                break
+            self._rest.popleft()
+            count -= len(piece)
+        return not self._rest
 
 
 class Outbox:
@@ -188,7 +219,7 @@ class Outbox:
                         self._parked = True
                         self._need_thread()
                         return True
-                    pieces = _first(message.rest, room)
+                    pieces = message.first(room)
                     self._sending = sum(map(len, pieces))
                 try:
                     sent = self._transport.send_some(pieces, _NAP if may_wait else 0)
@@ -211,14 +242,14 @@ class Outbox:
         return self._current
 
     def _sent(self, message: _Message, count: int) -> None:
-        message.rest = advance(message.rest, count)
+        whole = message.sent(count)
         with self._changed:
             self._sending = 0
             if self._current is not message:
                 return  # a new session has begun
             self._used += count
             self._queued -= count
-            if message.rest:
+            if not whole:
                 return
             self._used += MESSAGE_COST
             self._current = None
@@ -233,14 +264,3 @@ class Outbox:
         level = logging.DEBUG if isinstance(error, TransportClosed) else logging.WARNING
         _log.log(level, "%s; its session is ended", error)
         self._on_failure(error)
-
-
-def _first(buffers: list[memoryview], room: int) -> list[memoryview]:
-    """The first `room` bytes of the buffers."""
-    first: list[memoryview] = []
-    for buffer in buffers:
-        if room <= 0:
-            break
-        first.append(buffer[:room])
-        room -= len(buffer)
-    return first

@@ -153,6 +153,9 @@ class ServerStream:
         if self._lost is not None:
             self._on_lost_bytes(bytes(buffer[:count]), self._lost)
             return True
+        if self._connection.take_acks(count):
+            self._outbox.acknowledge(count)
+            return True
         self._connection.buffer_updated(count)
         while True:
             try:

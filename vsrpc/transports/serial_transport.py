@@ -194,6 +194,9 @@ def _pieces(buffers: Sequence[Buffer]) -> list[memoryview]:
     pieces: list[memoryview] = []
     for buffer in buffers:
         view = memoryview(buffer)
+        if len(view) <= WRITE_SLICE and len(pieces) < MAX_WRITE_SLICES:
+            pieces.append(view)
+            continue
         for start in range(0, len(view), WRITE_SLICE):
             if len(pieces) == MAX_WRITE_SLICES:
                 return pieces

@@ -14,6 +14,8 @@ from .messages import Acks, Buffer, ExpectContinue, Leave, Refused, Request, Res
 from .start_line import RequestLine, check_host, parse_request_line
 from .writer import response_bytes
 
+_FEW_ACKS = 8
+
 
 class ServerConnection(Connection[RequestLine, ServerEvent]):
     """Reads requests, writes responses. Events: Request, ExpectContinue, Refused; Sync, and after it Acks and Leave."""
@@ -31,6 +33,25 @@ class ServerConnection(Connection[RequestLine, ServerEvent]):
         return response_bytes(response, request_method, self._limits, None if self._finder is None else sync.MARK)
 
     _session = ""
+
+    def take_acks(self, nbytes: int) -> bool:
+        """What was received into the buffer from the last ``get_buffer``, if that is acknowledgements between messages
+        and nothing else; True if it was taken. A short cut: they come by the thousand."""
+        if (
+            nbytes > _FEW_ACKS
+            or self._finder is None
+            or self._input
+            or self._body is not None
+            or self._after is not None
+            or self._failure is not None
+            or not self._head.fresh
+            or self._scratch.count(sync.ACK, 0, nbytes) != nbytes
+        ):
+            return False
+        self._lent = None
+        self.received += nbytes
+        self._finder.forget()
+        return True
 
     def reset(self) -> None:
         super().reset()

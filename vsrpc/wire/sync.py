@@ -102,6 +102,10 @@ class Finder:
         self._marker = marker
         self._tail = b""  # the end of what came, as much as could be the beginning of a marker
 
+    def forget(self) -> None:
+        """Begin anew: what came since the last piece belongs to no marker."""
+        self._tail = b""
+
     def find(self, source: bytes | bytearray, start: int, end: int) -> int | None:
         """Look into the stream's next piece, source[start:end]; where in `source` the byte after the marker is.
 
