@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
 
 import vsrpc
-from host import transfer
 from host.backend import Backend, make_backend
 from host.calls import Calls, FileCalls
 from host.errors import RPCError, UsageError, from_rpc_error
+from host.transfer_options import DEFAULT_CHUNK_SIZE, MD5, NEVER_SMALL, Progress
 from vsrpc.errors import RpcError
 
 if TYPE_CHECKING:
@@ -160,27 +160,24 @@ class VirtioRPCClient:
         *,
         owner: str = "",
         group: str = "",
-        chunk_size: int = transfer.DEFAULT_CHUNK_SIZE,
-        checksum: str = transfer.MD5,
-        progress_callback: transfer.Progress | None = None,
+        chunk_size: int = DEFAULT_CHUNK_SIZE,
+        checksum: str = MD5,
+        progress_callback: Progress | None = None,
     ) -> dict[str, Any]:
         """Write a local file to the guest, in chunks if it is larger than 2 MiB. Data: path, size, md5.
 
         A `remote_path` that is a directory stands for the file of the same name in it.
         """
-        return _envelope(
-            transfer.upload(
-                self._files,
-                local_path,
-                remote_path,
-                mode=mode,
-                owner=owner,
-                group=group,
-                overwrite=overwrite,
-                chunk_size=chunk_size,
-                checksum=checksum,
-                progress=progress_callback,
-            )
+        return self._upload(
+            local_path,
+            remote_path,
+            mode=mode,
+            owner=owner,
+            group=group,
+            overwrite=overwrite,
+            chunk_size=chunk_size,
+            checksum=checksum,
+            progress=progress_callback,
         )
 
     def chunked_upload_file(
@@ -192,25 +189,22 @@ class VirtioRPCClient:
         *,
         owner: str = "",
         group: str = "",
-        chunk_size: int = transfer.DEFAULT_CHUNK_SIZE,
-        checksum: str = transfer.MD5,
-        progress_callback: transfer.Progress | None = None,
+        chunk_size: int = DEFAULT_CHUNK_SIZE,
+        checksum: str = MD5,
+        progress_callback: Progress | None = None,
     ) -> dict[str, Any]:
         """The same, in chunks whatever its size. Data: path, size, md5, chunks_received."""
-        return _envelope(
-            transfer.upload(
-                self._files,
-                local_path,
-                remote_path,
-                mode=mode,
-                owner=owner,
-                group=group,
-                overwrite=overwrite,
-                chunk_size=chunk_size,
-                checksum=checksum,
-                small_file=transfer.NEVER_SMALL,
-                progress=progress_callback,
-            )
+        return self._upload(
+            local_path,
+            remote_path,
+            mode=mode,
+            owner=owner,
+            group=group,
+            overwrite=overwrite,
+            chunk_size=chunk_size,
+            checksum=checksum,
+            small_file=NEVER_SMALL,
+            progress=progress_callback,
         )
 
     def download_file(
@@ -219,24 +213,21 @@ class VirtioRPCClient:
         local_path: str,
         overwrite: bool = True,
         *,
-        chunk_size: int = transfer.DEFAULT_CHUNK_SIZE,
-        checksum: str = transfer.MD5,
-        progress_callback: transfer.Progress | None = None,
+        chunk_size: int = DEFAULT_CHUNK_SIZE,
+        checksum: str = MD5,
+        progress_callback: Progress | None = None,
     ) -> dict[str, Any]:
         """Read a file of the guest into a local file, in chunks beyond 2 MiB. Data: path, local_path, size, md5.
 
         A `local_path` that is a directory stands for the file of the same name in it.
         """
-        return _envelope(
-            transfer.download(
-                self._files,
-                remote_path,
-                local_path,
-                overwrite=overwrite,
-                chunk_size=chunk_size,
-                checksum=checksum,
-                progress=progress_callback,
-            )
+        return self._download(
+            remote_path,
+            local_path,
+            overwrite=overwrite,
+            chunk_size=chunk_size,
+            checksum=checksum,
+            progress=progress_callback,
         )
 
     def chunked_download_file(
@@ -245,22 +236,19 @@ class VirtioRPCClient:
         local_path: str,
         overwrite: bool = True,
         *,
-        chunk_size: int = transfer.DEFAULT_CHUNK_SIZE,
-        checksum: str = transfer.MD5,
-        progress_callback: transfer.Progress | None = None,
+        chunk_size: int = DEFAULT_CHUNK_SIZE,
+        checksum: str = MD5,
+        progress_callback: Progress | None = None,
     ) -> dict[str, Any]:
         """The same, in chunks whatever its size. Data: path, local_path, size, md5."""
-        return _envelope(
-            transfer.download(
-                self._files,
-                remote_path,
-                local_path,
-                overwrite=overwrite,
-                chunk_size=chunk_size,
-                checksum=checksum,
-                small_file=transfer.NEVER_SMALL,
-                progress=progress_callback,
-            )
+        return self._download(
+            remote_path,
+            local_path,
+            overwrite=overwrite,
+            chunk_size=chunk_size,
+            checksum=checksum,
+            small_file=NEVER_SMALL,
+            progress=progress_callback,
         )
 
     def get_file_info(self, path: str) -> dict[str, Any]:
@@ -273,6 +261,16 @@ class VirtioRPCClient:
         Data: fields of ControlResponse.
         """
         return self._call("ServiceManager", "Control", {"name": name, "action": action}, timeout)
+
+    def _upload(self, local_path: str, remote_path: str, **options: Any) -> dict[str, Any]:
+        from host.transfer import upload  # here, so that other commands need not load it
+
+        return _envelope(upload(self._files, local_path, remote_path, **options))
+
+    def _download(self, remote_path: str, local_path: str, **options: Any) -> dict[str, Any]:
+        from host.transfer import download
+
+        return _envelope(download(self._files, remote_path, local_path, **options))
 
     def _call(
         self, service: str, rpc: str, fields: Mapping[str, Any] | None = None, timeout: float | None = None

@@ -10,30 +10,25 @@ from __future__ import annotations
 import logging
 import posixpath
 import sys
-from typing import Any, Callable, Mapping, Protocol
+from typing import Any, Mapping, Protocol
 
 from host.backend import Reply
-from host.errors import RPCError, UsageError, failure
+from host.errors import RPCError, failure
 from host.localfile import Destination, Source, destination_path
+from host.transfer_options import (
+    CRC32,
+    DEFAULT_CHUNK_SIZE,
+    MD5,
+    SMALL_FILE,
+    Progress,
+    check_checksum,
+    check_chunk_size,
+)
 from host.window import Pending, Piece, Window
 
 log = logging.getLogger(__name__)
 
-SMALL_FILE = 2 * 1024 * 1024
-"""Bytes up to which a file goes in one call."""
-
-NEVER_SMALL = -1
-"""As `small_file`: every file goes in chunks, also an empty one."""
-
-DEFAULT_CHUNK_SIZE = 2 * 1024 * 1024
-MAX_CHUNK_SIZE = 5 * 1024 * 1024  # what the guest reads at most; in base64 it still fits a 10 MiB request
-
 _ABORT_TIMEOUT = 5.0  # seconds; a guest that is gone removes the session by itself
-
-MD5 = "md5"
-CRC32 = "crc32"
-CHECKSUMS = (MD5, CRC32)
-"""How content is checked from end to end: MD5, or only the CRC-32 that each message has on the way."""
 
 # A guest that is older than the field knows only MD5.
 _FIELDS: Mapping[str, Mapping[str, str]] = {MD5: {}, CRC32: {"checksum": "CHECKSUM_CRC32"}}
@@ -50,23 +45,6 @@ class FileCalls(Protocol):
 
     def start(self, rpc: str, fields: Mapping[str, Any]) -> Pending:
         """Begin a call that may be repeated. `content` among the fields must not change until it has ended."""
-
-
-Progress = Callable[[int, int], None]
-"""Told (bytes done, bytes in all): once before the first chunk, then after each."""
-
-
-def check_chunk_size(size: int) -> int:
-    """The size if chunks may have it; raises UsageError otherwise."""
-    if not 0 < size <= MAX_CHUNK_SIZE:
-        raise UsageError(f"chunk size {size} is out of range: use 1 to {MAX_CHUNK_SIZE} bytes (5MiB)")
-    return size
-
-
-def check_checksum(name: str) -> None:
-    """Raises UsageError for a checksum that there is none of."""
-    if name not in CHECKSUMS:
-        raise UsageError(f"checksum {name!r} is unknown: use {' or '.join(CHECKSUMS)}")
 
 
 def _md5() -> Any:

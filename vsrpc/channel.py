@@ -6,7 +6,7 @@ that has no protobuf can use it too (`http`).
 
 from __future__ import annotations
 
-import secrets
+import os
 from dataclasses import dataclass, field
 from typing import Any, Callable, Sequence, TypeVar
 
@@ -198,7 +198,7 @@ class Channel:
         tail: Buffer = b"",
     ) -> CallFuture[Res]:
         """Send one request; its future. Whatever fails, fails the future. `tail`: what follows `body` in it."""
-        request_id = secrets.token_hex(8)
+        request_id = os.urandom(8).hex()
         call = CallFuture(request_id, deadline, decode, self._forget)
         if deadline.expired:
             call.expire()

@@ -6,7 +6,7 @@ server knows of no session any more: when it says so, or when it falls silent wh
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -140,9 +140,9 @@ class Session:
 
     def greet(self, window: int, deadline: Deadline) -> None:
         """Sync and say hello. Raises TransportError, RemoteProtocolError, WrongPeer, NotAtBoundary."""
-        nonce = secrets.token_bytes(NONCE_SIZE)
+        nonce = os.urandom(NONCE_SIZE)
         self._echo = response_sync(nonce)
-        request_id = secrets.token_hex(8)
+        request_id = os.urandom(8).hex()
         first = [self.connection.sync(nonce), *self.connection.send(hello_request(request_id, window))]
         send_all(self.transport, first, deadline.remaining())
         while True:
@@ -196,7 +196,7 @@ class Session:
 
     def cancel(self, request_id: str) -> None:
         """Ask the server to give up a call; does not wait."""
-        own_id = secrets.token_hex(8)
+        own_id = os.urandom(8).hex()
         self._cancels = self._probes[own_id] = threading.Event()
         self._send_soon(cancel_request(own_id, request_id))
 
@@ -216,7 +216,7 @@ class Session:
         """Whether the server still knows the session; asks it if it has been silent for a while."""
         if time.monotonic() - self._last_heard < _DOUBTFUL_AFTER:
             return True
-        request_id = secrets.token_hex(8)
+        request_id = os.urandom(8).hex()
         answered = self._probes[request_id] = threading.Event()
         self._send_soon(probe_request(request_id))
         lives = answered.wait(deadline.sooner(_PROBE_TIME).remaining())
@@ -327,7 +327,7 @@ class Session:
             return
         if silent >= _SILENT_AFTER:
             raise TransportClosed(f"{self._name}: the guest has not answered for {silent:.0f} s")
-        self._send_soon(probe_request(secrets.token_hex(8)))
+        self._send_soon(probe_request(os.urandom(8).hex()))
 
 
 def lost(name: str, cause: str) -> RpcError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from dataclasses import dataclass
 from typing import Callable, TypeVar
@@ -22,7 +22,7 @@ class Effect:
     """
 
     def __init__(self) -> None:
-        self.key = secrets.token_hex(16)
+        self.key = os.urandom(16).hex()
         self.instance: str | None = None
         self._sent_at = 0.0
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from host.cli.parser import PROG
-from host.transfer import SMALL_FILE
+from host.transfer_options import SMALL_FILE
 
 _BAR_WIDTH = 30
 

@@ -8,7 +8,7 @@ from typing import NoReturn, Sequence
 
 from host.cli import exits
 from host.errors import UsageError
-from host.transfer import CHECKSUMS, DEFAULT_CHUNK_SIZE, MD5, check_chunk_size
+from host.transfer_options import CHECKSUMS, DEFAULT_CHUNK_SIZE, MD5, check_chunk_size
 from vsrpc._version import __version__
 
 PROG = "vsrpc-host"

@@ -20,7 +20,7 @@ from guest.policy.commands import DEFAULT_COMMANDS
 from guest.services import file, shell
 from host.cli import exits, parser
 from host.config import SOCKET_VARIABLE
-from host.transfer import DEFAULT_CHUNK_SIZE
+from host.transfer_options import DEFAULT_CHUNK_SIZE
 from vsrpc import client_session, hello, link, metadata, outbox, reply_cache, server, server_session, server_stream
 from vsrpc.status import Code
 from vsrpc.v1 import error_tables, file_tables, service_tables, shell_tables, system_tables

@@ -15,6 +15,7 @@ from host_fakes import FakeFiles
 
 from host import transfer
 from host.errors import RPCError, UsageError, failure
+from host.transfer_options import NEVER_SMALL, SMALL_FILE
 
 MIB = 1024 * 1024
 
@@ -72,12 +73,12 @@ def test_chunked_upload_of_any_size(tmp_path: Path, size: int) -> None:
     source = tmp_path / "source"
     source.write_bytes(content_of(size))
     guest = FakeFiles()
-    upload(guest, source, "/tmp/target", small_file=transfer.NEVER_SMALL)
+    upload(guest, source, "/tmp/target", small_file=NEVER_SMALL)
     assert guest.files == {"/tmp/target": content_of(size)}
     assert guest.calls[0] == "InitUpload"
 
 
-@pytest.mark.parametrize("small_file", [transfer.SMALL_FILE, transfer.NEVER_SMALL])
+@pytest.mark.parametrize("small_file", [SMALL_FILE, NEVER_SMALL])
 @pytest.mark.parametrize("size", [0, 1, 2 * MIB, 2 * MIB + 1, 7 * MIB])
 def test_download_arrives_whole(tmp_path: Path, size: int, small_file: int) -> None:
     guest = FakeFiles({"/tmp/f": content_of(size)})

@@ -15,7 +15,7 @@ with foreign bytes must not pass for whole.
 
 from __future__ import annotations
 
-import secrets
+import os
 import zlib
 from typing import Sequence
 
@@ -137,7 +137,7 @@ def seal(parts: Sequence[Buffer], marker: bytes) -> tuple[list[Buffer], list[tup
         original = b"".join(sealed)
         masked: bytes | bytearray = original
         while marker in masked:
-            key = secrets.token_bytes(4)
+            key = os.urandom(4)
             masked = _xor(original, key)
         sealed = [masked]
         fields.append((MASK_HEADER, key.hex()))
