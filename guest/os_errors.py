@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-from typing import Iterator
+from types import TracebackType
 
 from guest.errors import error
 from vsrpc.errors import RpcError
@@ -30,13 +29,23 @@ _REASONS = {
 }
 
 
-@contextlib.contextmanager
-def file_errors(path: str, dirfd: int | None = None) -> Iterator[None]:
+class file_errors:  # used like a function; one that yields costs more than what it guards
     """Turn an OSError about `path` into the RpcError for it; `dirfd` is where free space is counted."""
-    try:
-        yield
-    except OSError as failure:
-        raise as_rpc_error(failure, path, dirfd) from failure
+
+    __slots__ = ("_dirfd", "_path")
+
+    def __init__(self, path: str, dirfd: int | None = None) -> None:
+        self._path = path
+        self._dirfd = dirfd
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if isinstance(failure, OSError):
+            raise as_rpc_error(failure, self._path, self._dirfd) from failure
 
 
 def as_rpc_error(failure: OSError, path: str, dirfd: int | None = None) -> RpcError:

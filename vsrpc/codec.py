@@ -9,6 +9,7 @@ them exactly (beyond 2^53 they stay strings, since a number would be rounded). O
 from __future__ import annotations
 
 import base64
+import functools
 import inspect
 import json
 import re
@@ -34,13 +35,12 @@ _MAX_EXACT = 2**53 - 1  # RFC 8259 section 6: integers that every reader gets ex
 
 def parse_proto(message_type: Any, body: Buffer) -> Any:
     """The message of protobuf bytes. Raises RpcError INVALID_ARGUMENT, also for a field that the schema lacks."""
-    from google.protobuf.message import DecodeError
-
     if not len(body):
         return message_type()
+    decode_error, _ = _protobuf()
     try:
         message = message_type.FromString(bytes(body))
-    except DecodeError as error:
+    except decode_error as error:
         name = message_type.DESCRIPTOR.full_name
         raise RpcError(Code.INVALID_ARGUMENT, f"the body is not a {name}: {error}", reason="INVALID_PARAMS") from None
     number = unknown_field(message)
@@ -55,17 +55,29 @@ def parse_proto(message_type: Any, body: Buffer) -> Any:
     return message
 
 
-def unknown_field(message: Any) -> int:
-    """Number of one field that the schema lacks, at any depth; 0 when there is none."""
+@functools.lru_cache(maxsize=1)
+def _protobuf() -> tuple[Any, Callable[[Any], Any]]:
+    """What is needed of protobuf, which is not loaded where only JSON is spoken: DecodeError, and unknown fields."""
+    from google.protobuf.message import DecodeError
+
     try:
         from google.protobuf.unknown_fields import UnknownFieldSet  # 4.21 and newer
-
-        unknown: Any = UnknownFieldSet(message)
     except ImportError:
-        unknown = message.UnknownFields()
-    for field in unknown:
+        return DecodeError, lambda message: message.UnknownFields()
+    return DecodeError, UnknownFieldSet
+
+
+@functools.lru_cache(maxsize=256)
+def _is_flat(descriptor: Any) -> bool:
+    return all(field.message_type is None for field in descriptor.fields)
+
+
+def unknown_field(message: Any) -> int:
+    """Number of one field that the schema lacks, at any depth; 0 when there is none."""
+    _, unknown_fields = _protobuf()
+    for field in unknown_fields(message):
         return int(field.field_number)
-    if not any(field.message_type is not None for field in message.DESCRIPTOR.fields):
+    if _is_flat(message.DESCRIPTOR):
         return 0  # nothing below; ListFields would copy large fields
     for descriptor, value in message.ListFields():
         if descriptor.message_type is None:

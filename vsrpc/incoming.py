@@ -169,7 +169,8 @@ class IncomingCall:
         milliseconds = (time.monotonic() - self._started) * 1000
         return Response(
             status,
-            Headers([*headers, (REQUEST_ID, self.request_id), ("x-response-time", f"{milliseconds:.1f}")]),
+            # Sound already: ours, or checked as metadata or as a request id.
+            Headers.parsed([*headers, (REQUEST_ID, self.request_id), ("x-response-time", f"{milliseconds:.1f}")]),
             body,
             tail=tail,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import re
 from typing import Iterable, Tuple, Union
 
@@ -41,6 +42,7 @@ _RESERVED = frozenset(
 _RESERVED_PREFIXES = ("connect-", "trailer-", "vsrpc-")
 
 
+@functools.lru_cache(maxsize=256)
 def _reserved(name: str) -> bool:
     return name in _RESERVED or name.startswith(_RESERVED_PREFIXES)
 

@@ -83,7 +83,8 @@ class Outbox:
         self._transport = transport
         self._write_timeout = write_timeout
         self._on_failure = on_failure
-        self._changed = threading.Condition()  # all below
+        self._lock = threading.Lock()  # all below
+        self._changed = threading.Condition(self._lock)
         self._session = 0
         self._small: deque[_Message] = deque()
         self._large: deque[_Message] = deque()
@@ -102,7 +103,7 @@ class Outbox:
 
     def begin(self) -> int:
         """A new session: its number. Nothing of an earlier one will be written any more, but what has been begun."""
-        with self._changed:
+        with self._lock:
             self._session += 1
             self._drop()
             self._window = 0
@@ -111,13 +112,13 @@ class Outbox:
 
     def grant(self, window: int) -> None:
         """From the message on that is put next, write at most `window` bytes ahead of the peer's acknowledgements."""
-        with self._changed:
+        with self._lock:
             self._window = self._granted = window
             self._used = 0
 
     def acknowledge(self, halves: int) -> None:
         """The peer has read so much more of its window."""
-        with self._changed:
+        with self._lock:
             # No peer can have read more than was sent, or is just being sent.
             most = self._used + self._sending + MESSAGE_COST + self._window
             self._granted = min(self._granted + halves * (self._window // 2), most)
@@ -128,7 +129,7 @@ class Outbox:
     @property
     def on_the_way(self) -> bool:
         """Whether there is something that has not been written yet."""
-        with self._changed:
+        with self._lock:
             return self._writing or bool(self._queued)
 
     def put(
@@ -136,7 +137,7 @@ class Outbox:
     ) -> None:
         """Have a message of a session written; `then` is called once it is. With `wait`, first wait for room."""
         message = _Message(buffers, then)
-        with self._changed:
+        with self._lock:
             if wait:
                 self._changed.wait_for(lambda: self._queued < _MAX_QUEUED or session != self._session or self._closed)
             if session != self._session or self._closed:
@@ -151,12 +152,12 @@ class Outbox:
 
     def flush(self, seconds: float) -> bool:
         """Wait until all is written; whether it was in time."""
-        with self._changed:
+        with self._lock:
             return self._changed.wait_for(lambda: not self._writing or self._closed, seconds)
 
     def close(self) -> None:
         """Write no more; waits for the thread."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._drop()
             thread = self._thread
@@ -175,7 +176,7 @@ class Outbox:
     # -- whoever writes
 
     def _hand_over(self) -> None:
-        with self._changed:
+        with self._lock:
             if self._closed:
                 self._writing = False
                 return
@@ -191,7 +192,7 @@ class Outbox:
     def _run(self) -> None:
         """Write what was handed over; and watch over a peer that acknowledges nothing."""
         while True:
-            with self._changed:
+            with self._lock:
                 self._changed.wait_for(lambda: self._handed_over or self._closed, min(_LINGER, self._write_timeout))
                 silent = self._parked and self._progress.expired
                 if not silent and not self._handed_over and (self._closed or not self._parked):
@@ -208,7 +209,7 @@ class Outbox:
         self._progress = Deadline(self._write_timeout)
         try:
             while True:
-                with self._changed:
+                with self._lock:
                     message = self._next()
                     if message is None:
                         self._writing = False
@@ -243,7 +244,7 @@ class Outbox:
 
     def _sent(self, message: _Message, count: int) -> None:
         whole = message.sent(count)
-        with self._changed:
+        with self._lock:
             self._sending = 0
             if self._current is not message:
                 return  # a new session has begun
@@ -258,7 +259,7 @@ class Outbox:
             message.then()
 
     def _fail(self, error: TransportError) -> None:
-        with self._changed:
+        with self._lock:
             self._writing = self._parked = False
             self._drop()
         level = logging.DEBUG if isinstance(error, TransportClosed) else logging.WARNING

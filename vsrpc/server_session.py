@@ -77,6 +77,8 @@ class ServerSession:
     def next_deadline(self) -> Deadline:
         """The earliest deadline of what runs, or will when its turn comes; without limit when nothing does."""
         deadline = Deadline(None)
+        if not self._running and not self._waiting:  # it is this thread that adds to them
+            return deadline
         with self._lock:
             # One that expires before its turn is answered in its turn.
             waiting = [call for call in self._waiting if not call.context.deadline.expired]

@@ -202,14 +202,17 @@ def _plain(path: str) -> str:
     """The path, if it is one that can be judged."""
     if not path:
         raise error("MISSING_REQUIRED", "path is missing: give an absolute path", field="path")
-    shown = printable(path if len(path) <= 200 else path[:200] + "…")
     if "\0" in path:
-        raise error("INVALID_PARAMS", f"path has a NUL character: {shown}", field="path")
+        raise error("INVALID_PARAMS", f"path has a NUL character: {_shown(path)}", field="path")
     if not path.startswith("/"):
-        raise error("INVALID_PARAMS", f"path is not absolute: {shown} (begin it with '/')", field="path")
-    if len(os.fsencode(path)) > _LONGEST_PATH:
-        raise error("INVALID_PARAMS", f"path is longer than {_LONGEST_PATH} bytes: {shown}", field="path")
+        raise error("INVALID_PARAMS", f"path is not absolute: {_shown(path)} (begin it with '/')", field="path")
+    if len(path) > _LONGEST_PATH or len(os.fsencode(path)) > _LONGEST_PATH:
+        raise error("INVALID_PARAMS", f"path is longer than {_LONGEST_PATH} bytes: {_shown(path)}", field="path")
     return path
+
+
+def _shown(path: str) -> str:
+    return printable(path if len(path) <= 200 else path[:200] + "…")
 
 
 def _where(fd: int, path: str) -> str:

@@ -65,16 +65,16 @@ class SectionReader:
     """
 
     def __init__(self, limit: int, max_headers: int) -> None:
-        self._limit = limit
         self._max_headers = max_headers
         self._scanner = _Scanner(grammar.SECTION_STOP, grammar.SECTION_END)
+        self.limit = limit
 
     def read(self, data: bytearray) -> Headers | None:
-        end = self._scanner.find(data, self._limit)
+        end = self._scanner.find(data, self.limit)
         if end is None:
-            if len(data) >= self._limit + len(grammar.SECTION_END):
+            if len(data) >= self.limit + len(grammar.SECTION_END):
                 raise RemoteProtocolError(
-                    f"the header fields are longer than {self._limit} bytes: send fewer or shorter ones", 431
+                    f"the header fields are longer than {self.limit} bytes: send fewer or shorter ones", 431
                 )
             return None
         text = data[2 : end + 2].decode("latin-1")
@@ -115,11 +115,13 @@ class HeadReader(Generic[S]):
         self._parse_start = parse_start
         self._limits = limits
         self._max_empty_lines = max_empty_lines
+        self._line = _Scanner(grammar.LINE_STOP, grammar.LINE_END)
+        self._section = SectionReader(limits.max_head, limits.max_headers)
         self._next()
 
     def _next(self) -> None:
+        """A new head; the scanners are fit for one once they have found an end."""
         self._empty_lines = 0
-        self._line = _Scanner(grammar.LINE_STOP, grammar.LINE_END)
         self._start: S | None = None
         self._fields: SectionReader | None = None
 
@@ -167,5 +169,6 @@ class HeadReader(Generic[S]):
         self._start = self._parse_start(line)
         # The section reader wants the CRLF of this line too.
         del data[:end]
-        self._fields = SectionReader(limits.max_head - end, limits.max_headers)
+        self._section.limit = limits.max_head - end
+        self._fields = self._section
         return True
