@@ -89,6 +89,8 @@ class TargetFile:
         with file_errors(self.spec.path, self._dirfd):
             while view:
                 written = os.pwrite(self.fd, view, offset)
+                # Have the kernel begin to write it to the disk (mm/fadvise.c), so that commit() has less to wait for.
+                os.posix_fadvise(self.fd, offset, written, os.POSIX_FADV_DONTNEED)
                 view = view[written:]
                 offset += written
 
