@@ -52,6 +52,7 @@ class Source:
             raise OSError(errno.EINVAL, "is not a regular file; copy its content to a file and upload that", path)
         self.size = status.st_size
         """Bytes in the file when it was opened."""
+        self._mtime = status.st_mtime_ns
 
     def read_at(self, offset: int, size: int) -> bytes:
         """`size` bytes from an offset on, fewer only at the file's end."""
@@ -67,6 +68,11 @@ class Source:
             offset += len(part)
             size -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    @property
+    def changed(self) -> bool:
+        """Whether its content was changed since it was opened."""
+        return os.fstat(self._fd).st_mtime_ns != self._mtime
 
     def size_now(self) -> int:
         """Bytes in the file now."""

@@ -87,7 +87,7 @@ def upload(
             fields["path"] = inside
         if source.size <= small_file:
             content = source.read_at(0, source.size)
-            _check_size(source, len(content))
+            _check_source(source, len(content))
             try:
                 reply = _into_directory(files, "Upload", {**fields, "content": content}, inside)
             except RPCError as error:
@@ -149,7 +149,7 @@ def _send_chunks(
                 continue
             done += piece.size
             progress(done, source.size)
-    _check_size(source, done)
+    _check_source(source, done)
     finished = files.call("FinishUpload", {"session_id": session, "md5": digest.hexdigest()}).data
     if checksum == MD5:
         _check_md5(finished, digest.hexdigest(), source.path)
@@ -173,15 +173,16 @@ class _Digest:
         return str(self._md5.hexdigest()) if self._md5 is not None else ""
 
 
-def _check_size(source: Source, done: int) -> None:
+def _check_source(source: Source, done: int) -> None:
     now = source.size_now()
     if done != source.size or now != source.size:
-        raise failure(
-            "CONTENT_MISMATCH",
-            f"{source.path} changed during the upload: it had {source.size} bytes and now has {now}; "
-            "upload it again when nothing writes to it",
-            path=source.path,
-        )
+        what = f"it had {source.size} bytes and now has {now}"
+    elif source.changed:
+        what = "somebody wrote to it"
+    else:
+        return
+    message = f"{source.path} changed during the upload: {what}; upload it again when nothing writes to it"
+    raise failure("CONTENT_MISMATCH", message, path=source.path)
 
 
 def _abort(files: FileCalls, session: str, error: BaseException) -> None:
@@ -225,7 +226,12 @@ def download(
         window.add(start(0, asked))
         done, total = 0, -1
         while done != total:
-            piece, reply = window.take()
+            try:
+                piece, reply = window.take()
+            except RPCError as error:
+                if total < 0 or "total_size" not in error.data:
+                    raise
+                raise _cut(remote, total, error.data["total_size"]) from error  # the piece began beyond its end
             if total < 0:
                 first = reply.data
                 total = int(first["total_size"])
@@ -265,12 +271,7 @@ def _check_unchanged(remote: str, data: Mapping[str, Any], first: Mapping[str, A
 def _check_piece(remote: str, reply: Reply, done: int, total: int, checksum: str) -> None:
     got = len(reply.content)
     if int(reply.data["total_size"]) < total or (got == 0 and done < total):
-        raise failure(
-            "CONTENT_MISMATCH",
-            f"{remote} was cut during the download: it had {total} bytes and now has {reply.data['total_size']}; "
-            "download it again when nothing writes to it",
-            path=remote,
-        )
+        raise _cut(remote, total, reply.data["total_size"])
     if int(reply.data["offset"]) != done or done + got > total:
         raise failure(
             "PROTOCOL_ERROR",
@@ -279,6 +280,11 @@ def _check_piece(remote: str, reply: Reply, done: int, total: int, checksum: str
     if checksum == MD5:
         ours = _md5_of(reply.content)
         _check_md5({"md5": reply.data.get("chunk_md5")}, ours, f"{remote} at offset {done}")
+
+
+def _cut(remote: str, total: int, now: Any) -> RPCError:
+    message = f"{remote} was cut during the download: it had {total} bytes and now has {now}"
+    return failure("CONTENT_MISMATCH", f"{message}; download it again when nothing writes to it", path=remote)
 
 
 def _md5_of(content: Any) -> str:

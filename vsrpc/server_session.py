@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vsrpc.deadline import Deadline
@@ -138,7 +137,7 @@ class ServerSession:
             self._running.discard(call)
         close = (call.request.headers.get("connection") or "").lower() == "close"
         if close:
-            response = replace(response, headers=Headers([*response.headers, ("connection", "close")]))
+            response = response._replace(headers=Headers([*response.headers, ("connection", "close")]))
         ends = close and self._transport.peer_sees_end
         then = self._transport.close if ends else call.context.on_sent
         self._outbox.put(self._number, self._bytes_of(call, response), wait=wait, then=then)

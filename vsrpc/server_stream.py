@@ -160,6 +160,9 @@ class ServerStream:
         while True:
             try:
                 event = self._connection.next_event()
+                if self._connection.magic_in_content:
+                    self._connection.magic_in_content = False
+                    self._session.say([response_sync()])
                 if event is None:
                     return True
                 self._on_event(event)

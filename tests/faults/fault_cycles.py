@@ -47,6 +47,7 @@ class Report:
     calls: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    slowest: tuple[float, str] = (0.0, "")
 
 
 class Soak:
@@ -117,7 +118,12 @@ class Soak:
             except RpcError as error:
                 self.report.wrong.append(f"after {kind}: a client that followed was not served: {error}")
                 return
-            self.report.recoveries.setdefault(kind, []).append(time.monotonic() - begun)
+            seconds = time.monotonic() - begun
+            self.report.recoveries.setdefault(kind, []).append(seconds)
+            attempts = ", ".join(
+                f"{each.seconds:.2f} s {each.message or 'answered'}" for each in channel.beginning.attempts
+            )
+            self.report.slowest = max(self.report.slowest, (seconds, f"{seconds:.2f} s after {kind}: {attempts}"))
             if self._random.random() < 0.3:
                 self._effect(channel)
             if self._random.random() < 0.3:

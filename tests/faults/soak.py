@@ -111,6 +111,7 @@ def text(outcome: Outcome, seconds: float) -> str:
     if normal and killed:
         times = f"p99 {_p99(killed):.1f} ms, {_p99(killed) / statistics.median(normal):.1f} times the normal p50"
         lines.append(f"after clients of ours that were killed: {times}")
+    lines.append(f"slowest: {report.slowest[1]}")
     lines.append("calls under way: " + ", ".join(f"{count} {name}" for name, count in sorted(report.calls.items())))
     lines.append(f"daemon: {before} before, {after} after ({100 * after.memory / before.memory - 100:+.1f} % memory)")
     lines.append("the port takes {} writes, {} after".format(*outcome.output))

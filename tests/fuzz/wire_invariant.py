@@ -302,7 +302,7 @@ def _can_be_sent(message: Request | Response) -> bool:
 def _bare(message: Request | Response) -> Request | Response:
     """Without the fields that are not the caller's."""
     added = ("content-length", "transfer-encoding", *RESERVED)
-    return replace(message, headers=Headers((name, value) for name, value in message.headers if name not in added))
+    return message._replace(headers=Headers((name, value) for name, value in message.headers if name not in added))
 
 
 def _with_length(message: Request | Response) -> Request | Response:
@@ -311,5 +311,5 @@ def _with_length(message: Request | Response) -> Request | Response:
     framing = [("content-length", str(len(message.body)))] if has_length else []
     headers = Headers([*message.headers, *framing])
     if isinstance(message, Request):
-        return replace(message, headers=headers)
-    return replace(message, headers=headers, reason=message.reason or REASONS.get(message.status, ""))
+        return message._replace(headers=headers)
+    return message._replace(headers=headers, reason=message.reason or REASONS.get(message.status, ""))

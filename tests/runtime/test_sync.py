@@ -10,7 +10,7 @@ from typing import Any, Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runtime_threads import eventually
+from runtime_threads import PATIENCE, eventually
 from runtime_world import EXEC, PING, Gate, PortListener, RawClient, World
 
 import vsrpc.wire.sync
@@ -271,6 +271,27 @@ def test_a_sync_in_a_plain_clients_body_is_content(port: World, before: str, cut
     peer.send(new.opening + new.hello)
     new.until_greeted()
     new.works()
+
+
+@pytest.mark.parametrize("cut", [0, 1, 50_000])
+def test_who_follows_a_plain_client_unseen_is_told_to_connect_anew(port: World, cut: int) -> None:
+    """Its sync is content of the body that the former one began: it would wait for an echo in vain."""
+    peer = port.peer()
+    peer.send(b"POST /x HTTP/1.1\r\nHost: g\r\nContent-Length: 100000\r\n\r\n" + bytes(cut))
+    new = Begun(peer)
+    peer.send(new.opening + new.hello)
+    assert peer.event() == Sync(bytes(16))
+
+
+def test_a_plain_client_hears_of_the_magic_once(port: World) -> None:
+    peer = port.peer()
+    body = MAGIC * 1000
+    peer.send(b"POST /x HTTP/1.1\r\nHost: g\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    heard, buffer = b"", memoryview(bytearray(65536))
+    while b" 404 " not in heard:
+        heard += buffer[: peer.transport.recv_into(buffer, PATIENCE)]
+    assert heard.startswith(response_sync())
+    assert heard.count(MARK) == 1
 
 
 def test_a_request_of_no_session_ends_the_session(port: World, gate: Gate) -> None:

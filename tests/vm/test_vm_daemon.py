@@ -109,6 +109,18 @@ def test_disk_full_leaves_the_target_as_it_was(configured: VM, tmp_path: Path) -
         done = cli(vm, "upload", str(tmp_path / "g"), "/tmp/small/target")
         assert done.returncode == 5
         assert "space" in done.stderr
+        # And in the midst of the chunks, when somebody else fills the disk.
+        (tmp_path / "h").write_bytes(bytes(2_000_000))
+        sh(vm, "truncate -s 0 /tmp/small/filler")
+
+        def fill(done: int, total: int) -> None:
+            if done == 390_000:
+                sh(vm, "cat /dev/zero > /tmp/small/filler 2>/dev/null; true")
+
+        with VirtioRPCClient(str(vm.socket)) as client, pytest.raises(RPCError, match="space"):
+            client.chunked_upload_file(
+                str(tmp_path / "h"), "/tmp/small/target", chunk_size=10_000, progress_callback=fill
+            )
         assert sh(vm, "ls -A /tmp/small && cat /tmp/small/target").split() == ["filler", "target", "old"]
     finally:
         sh(vm, "umount /tmp/small")

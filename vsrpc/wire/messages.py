@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
+from typing import NamedTuple, Union
 
 from .headers import Headers
 
@@ -13,8 +13,7 @@ Buffer = Union[bytes, bytearray, memoryview]
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """A complete request. ``target`` is in origin-form (``/path?query``, still percent-encoded) or ``*``.
 
     A received body that is not empty is a bytearray of its own, decoded from its framing only. ``tail``, of a message
@@ -28,8 +27,7 @@ class Request:
     tail: Buffer = b""
 
 
-@dataclass(frozen=True)
-class Response:
+class Response(NamedTuple):
     """A complete final response. An empty ``reason`` is filled from ``REASONS`` when sent; ``tail`` as in Request."""
 
     status: int
@@ -44,8 +42,7 @@ class ExpectContinue:
     """A request head was accepted whose client waits before it sends the body: send ``CONTINUE``."""
 
 
-@dataclass(frozen=True)
-class Refused:
+class Refused(NamedTuple):
     """A well framed request that must not be served: answer it with ``status`` and ``message``.
 
     The connection skips its body by its framing and then goes on with the next request.
@@ -58,8 +55,7 @@ class Refused:
     message: str
 
 
-@dataclass(frozen=True)
-class Sync:
+class Sync(NamedTuple):
     """All before is void, and a fresh message follows. ``nonce``: the client's; zeros where a server was not asked."""
 
     nonce: bytes

@@ -33,6 +33,11 @@ class ServerConnection(Connection[RequestLine, ServerEvent]):
         return response_bytes(response, request_method, self._limits, None if self._finder is None else sync.MARK)
 
     _session = ""
+    _suspect: sync.Finder | None = None  # in the body of a plain client
+
+    magic_in_content = False
+    """A plain client's body has the magic in it. That is content; but its client may have gone, and another one be
+    waiting for an answer to its sync. Set once in a body; for the owner to reset."""
 
     def take_acks(self, nbytes: int) -> bool:
         """What was received into the buffer from the last ``get_buffer``, if that is acknowledgements between messages
@@ -56,6 +61,14 @@ class ServerConnection(Connection[RequestLine, ServerEvent]):
     def reset(self) -> None:
         super().reset()
         self._session = ""
+        self.magic_in_content = False
+
+    def _search(self, source: bytearray, start: int, end: int) -> int:
+        suspect = self._suspect if self._finder is None and self._body is not None else None
+        if suspect is not None and suspect.find(source, start, end) is not None:
+            self._suspect = None
+            self.magic_in_content = True
+        return super()._search(source, start, end)
 
     def _leave_session(self) -> None:
         """The head of a plain client's request came: what looks like a sync in its body is content."""
@@ -96,6 +109,9 @@ class ServerConnection(Connection[RequestLine, ServerEvent]):
                 self._leave_session()
             reader = body_reader(headers, self._limits) or LengthReader(0, 0)
             self._body = reader
+            if self._finder is None:
+                self._suspect = sync.Finder(self._marker)
+                self._search(self._input, 0, len(self._input))
             refused = _refusal(line, headers)
             if refused is not None:
                 reader.discard()
@@ -117,7 +133,7 @@ class ServerConnection(Connection[RequestLine, ServerEvent]):
                 else:
                     told = True
                     yield ExpectContinue()
-            self._body = None
+            self._body = self._suspect = None
             if refused is None:
                 opened = body if self._finder is None else sync.unseal(headers, body)
                 yield Request(line.method, line.target, headers, opened)

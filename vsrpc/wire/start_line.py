@@ -7,15 +7,14 @@ HTTP/2 and a client of HTTP/1.0 are told the real cause.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from . import grammar
 from .errors import RemoteProtocolError, shown
 from .headers import Headers
 
 
-@dataclass(frozen=True)
-class RequestLine:
+class RequestLine(NamedTuple):
     """``target`` in origin-form or ``*``; ``authority`` of an absolute-form target, else None."""
 
     method: str
@@ -23,8 +22,7 @@ class RequestLine:
     authority: str | None = None
 
 
-@dataclass(frozen=True)
-class StatusLine:
+class StatusLine(NamedTuple):
     status: int
     reason: str
 
