@@ -83,7 +83,7 @@ class Outbox:
         self._transport = transport
         self._write_timeout = write_timeout
         self._on_failure = on_failure
-        self._lock = threading.Lock()  # all below
+        self._lock = threading.RLock()  # all below
         self._changed = threading.Condition(self._lock)
         self._session = 0
         self._small: deque[_Message] = deque()

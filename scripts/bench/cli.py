@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Callable, Sequence
 
-from scripts.bench import during, environment, idle, inflight, latency, process, transfers
+from scripts.bench import drift, during, environment, idle, inflight, latency, process, transfers
 from scripts.bench.bench import LARGE, MB, Bench
 from scripts.bench.place import Place, local_place, vm_place
 from scripts.bench.report import Table, missed
@@ -28,6 +28,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
     # Last: many calls at a time leave the daemon with more memory than it needs, and that is not the transfers'.
     "during": during.run,
     "inflight": inflight.run,
+    "drift": drift.run,
 }
 VM_NAME = "bench"
 ROUNDS, QUICK_ROUNDS = 5, 3
