@@ -82,6 +82,7 @@ class ServerStream:
         self._greeted = False
         self._name: str | None = None  # of the session that a sync began
         self._left = False
+        self._sent_away = False  # somebody who may have waited for an echo: it leaves at once, whatever comes then
         self._lost: Finder | None = None
         self._broken = False
         self._session = self._new_session(in_order=True)
@@ -121,9 +122,9 @@ class ServerStream:
 
     def _end_session(self) -> None:
         """The peer has gone; unless it has said so, perhaps while output was on its way to it."""
-        if self._outbox.on_the_way or (self._name is not None and not self._left):
+        if self._outbox.on_the_way or self._sent_away or (self._name is not None and not self._left):
             self._transport.lose_output()
-        self._left = False
+        self._left = self._sent_away = False
         self._session.end()
 
     def _new_session(self, *, in_order: bool) -> ServerSession:
@@ -162,6 +163,7 @@ class ServerStream:
                 event = self._connection.next_event()
                 if self._connection.magic_in_content:
                     self._connection.magic_in_content = False
+                    self._sent_away = True
                     self._session.say([response_sync()])
                 if event is None:
                     return True

@@ -61,22 +61,25 @@ requests = st.builds(
     target=targets,
     headers=fields.map(lambda items: Headers([("host", "g"), *items])),
     body=bodies,
+    tail=bodies,
 )
 responses = st.builds(
     Response,
     status=st.integers(200, 599).filter(lambda status: status not in (204, 304)),
     headers=fields.map(Headers),
     body=bodies,
+    tail=bodies,
     reason=st.text(value_text, min_size=1, max_size=20),
 )
 
 
 def received(message: Request | Response) -> Request | Response:
-    """The message as its receiver sees it: with the length that sending adds."""
-    headers = Headers([*message.headers, ("content-length", str(len(message.body)))])
+    """The message as its receiver sees it: with the length that sending adds, and the body in one piece."""
+    body = b"".join((message.body, message.tail))
+    headers = Headers([*message.headers, ("content-length", str(len(body)))])
     if isinstance(message, Request):
-        return Request(message.method, message.target, headers, message.body)
-    return Response(message.status, headers, message.body, message.reason)
+        return Request(message.method, message.target, headers, body)
+    return Response(message.status, headers, body, message.reason)
 
 
 @given(messages=st.lists(requests, max_size=4), points=points)

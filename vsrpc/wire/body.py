@@ -55,6 +55,11 @@ class LengthReader:
     def _rest(self, body: bytearray) -> memoryview:
         return memoryview(body)[self._length - self._left :]
 
+    @property
+    def left(self) -> int:
+        """Bytes that are still to come."""
+        return self._left
+
     def buffer(self) -> memoryview | None:
         """The rest of the body's own buffer, for the owner to receive into; None if there is none (left)."""
         return None if self._body is None or not self._left else self._rest(self._body)

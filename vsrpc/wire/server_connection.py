@@ -64,10 +64,12 @@ class ServerConnection(Connection[RequestLine, ServerEvent]):
         self.magic_in_content = False
 
     def _search(self, source: bytearray, start: int, end: int) -> int:
-        suspect = self._suspect if self._finder is None and self._body is not None else None
-        if suspect is not None and suspect.find(source, start, end) is not None:
-            self._suspect = None
-            self.magic_in_content = True
+        body = self._body if self._finder is None else None
+        if self._suspect is not None and isinstance(body, LengthReader):
+            found = self._suspect.find(source, start, min(end, start + body.left))
+            if found is not None:
+                self._suspect = None
+                self.magic_in_content = True
         return super()._search(source, start, end)
 
     def _leave_session(self) -> None:
@@ -109,7 +111,8 @@ class ServerConnection(Connection[RequestLine, ServerEvent]):
                 self._leave_session()
             reader = body_reader(headers, self._limits) or LengthReader(0, 0)
             self._body = reader
-            if self._finder is None:
+            # In a body of chunks it is not known which bytes are content.
+            if self._finder is None and isinstance(reader, LengthReader):
                 self._suspect = sync.Finder(self._marker)
                 self._search(self._input, 0, len(self._input))
             refused = _refusal(line, headers)
