@@ -31,13 +31,11 @@ KILLS = (
     "die_in_sync",
     "die_in_head",
     "die_in_body",
-    "die_waiting",
     "die_in_download",
-    "die_not_reading",
-    "die_in_queue",
-    "slow_client",
     "process_is_killed",
 )
+# After these too, but the guest is busy with what they asked for: commands run on, for their caller may come back.
+KILLS_WITH_WORK_LEFT = ("die_waiting", "die_not_reading", "die_in_queue", "slow_client")
 
 _WORKERS = 8  # threads that a daemon makes only when it needs them
 
@@ -98,7 +96,6 @@ def text(outcome: Outcome, seconds: float) -> str:
     report, (before, after) = outcome.report, outcome.usage
     lines = [f"{'fault':28}{'cycles':>8}{'recovery p50':>14}{'p99':>10}{'max':>10}  (ms)"]
     normal = sorted(1000 * each for each in report.recoveries.get("nothing", []))
-    killed = sorted(1000 * each for kind in KILLS for each in report.recoveries.get(kind, []))
     for kind, count in sorted(report.cycles.items()):
         times = sorted(1000 * each for each in report.recoveries.get(kind, []))
         figures = f"{statistics.median(times):14.1f}{_p99(times):10.1f}{times[-1]:10.1f}" if times else ""
@@ -108,9 +105,11 @@ def text(outcome: Outcome, seconds: float) -> str:
         f"{'all':28}{sum(report.cycles.values()):8}{statistics.median(everything):14.1f}{_p99(everything):10.1f}"
         f"{everything[-1]:10.1f}"
     )
-    if normal and killed:
-        times = f"p99 {_p99(killed):.1f} ms, {_p99(killed) / statistics.median(normal):.1f} times the normal p50"
-        lines.append(f"after clients of ours that were killed: {times}")
+    for what, kinds in (("", KILLS), (" and left the guest with work", KILLS_WITH_WORK_LEFT)):
+        killed = sorted(1000 * each for kind in kinds for each in report.recoveries.get(kind, []))
+        if normal and killed:
+            times = f"p99 {_p99(killed):.1f} ms, {_p99(killed) / statistics.median(normal):.1f} times the normal p50"
+            lines.append(f"after clients of ours that were killed{what}: {times}")
     lines.append(f"slowest: {report.slowest[1]}")
     lines.append("calls under way: " + ", ".join(f"{count} {name}" for name, count in sorted(report.calls.items())))
     lines.append(f"daemon: {before} before, {after} after ({100 * after.memory / before.memory - 100:+.1f} % memory)")
