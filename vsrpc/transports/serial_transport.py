@@ -17,6 +17,11 @@ _log = logging.getLogger(__name__)
 # client" and takes no output. The news come by a work queue of the guest's kernel, which a busy machine delays.
 ARRIVAL_GRACE = 0.25
 
+# Bytes of a body from which on it is large, and for how long its next ones may gather, in seconds: a fraction of what the
+# port's queue holds.
+_LARGE = 262144
+_GATHER = 0.001
+
 # Pages that are worth a read where more could be had.
 _FEW = 15
 
@@ -111,6 +116,7 @@ class SerialTransport:
                 self._first = self._first[count:]
                 return count
             received = 0
+            large = len(buffer) >= _LARGE
             while not self._client_left:
                 views = self._pages.of(buffer[received:], self._bulk)
                 try:
@@ -133,10 +139,14 @@ class SerialTransport:
                         if self.may_be_arriving:
                             self._arrival = Deadline(ARRIVAL_GRACE)
                         received += count
-                        # Where more is there already, and room for it, it is cheaper to take it at once.
-                        if count < len(views) * READ_SLICE or received == len(buffer):
+                        # Where more is there already, and room for it, it is cheaper to take it at once; and of a
+                        # large body it is cheaper to wait for more than to take it in small pieces.
+                        if received == len(buffer):
                             return received
-                        continue
+                        if count < len(views) * READ_SLICE:
+                            if not large or received >= _LARGE:
+                                return received
+                            time.sleep(_GATHER)
                     if received:
                         return received
                     if self._arrival.expired or (self._arrived and not self.may_be_arriving):
