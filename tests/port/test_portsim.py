@@ -10,11 +10,15 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
 from portsim import Options, SimulatedPort, Simulator, open_port
+from portsim.client import rebind_driver
+
+from vsrpc.transports.serial import SerialListener
 
 TESTS = Path(__file__).resolve().parents[1]
 PATIENCE = 30.0
@@ -260,3 +264,32 @@ def test_the_daemon_serves_a_simulated_port(tmp_path: Path, client: socket.socke
             finally:
                 daemon.kill()
         assert not simulator.state().guest_open
+
+
+def test_a_port_is_healed_once(simulator: Simulator) -> None:
+    """The port has the same name after its driver was bound anew: what was remembered of it must not count again."""
+    port = open_port(simulator.guest_path)
+    port.remember(100)
+    port.close()
+    bound: list[str] = []
+
+    def rebind(path: str) -> None:
+        bound.append(path)
+        rebind_driver(path)
+
+    ear = SerialListener(simulator.guest_path, open_port=open_port, rebind=rebind)
+    buffer = memoryview(bytearray(100))
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(3):
+            accepting = pool.submit(ear.accept)
+            until(lambda: bound and simulator.state().guest_open)
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(simulator.host_path)
+                client.send(b"x")
+                transport = accepting.result(PATIENCE)
+            while transport.recv_into(buffer, PATIENCE):
+                pass
+            transport.close()
+        ear.close()
+    assert len(bound) == 1
+    assert ear.lost_output == 0

@@ -108,7 +108,6 @@ def rebind_driver(path: str) -> None:
         control.connect(os.path.join(os.path.dirname(path), protocol.CONTROL))
         control.send(b'["rebind", {}]')
         control.recv(4096)
-    _memory(path).unlink(missing_ok=True)
 
 
 def _memory(path: str) -> Path:

@@ -253,6 +253,21 @@ def test_policy_of_the_configuration(configured: VM, config: str, command: str, 
     assert (done.returncode, output in done.stdout + done.stderr) == (code, True), done
 
 
+def test_a_port_is_healed_once(configured: VM) -> None:
+    """Its name does not change by that, so what was remembered of it must be forgotten."""
+    vm = configured
+    vm.ga.write_file(CONFIG, b"device: {allow_rebind: true}")
+    name = sh(vm, "basename $(readlink -f /dev/virtio-ports/test.vserial.0)").strip()
+    sh(vm, f"mkdir -p /run/vsrpc-guest && echo 100 > /run/vsrpc-guest/{name}.lost-output")
+    since = sh(vm, "date +%s").strip()
+    sh(vm, "systemctl restart vsrpc-guest")
+    for _ in range(3):
+        with patient(vm) as channel:
+            SystemStub(channel).Ping()
+    assert sh(vm, f"journalctl -u vsrpc-guest --since @{since} | grep -c 'binding its driver anew'").strip() == "1"
+    assert sh(vm, f"cat /run/vsrpc-guest/{name}.lost-output").strip() == "0"
+
+
 def test_wrong_configuration_serves_nothing(configured: VM) -> None:
     configured.ga.write_file(CONFIG, b"server:\n  max_request_size: ten\n")
     done = configured.ga.exec(["/usr/local/bin/vsrpc-guest", "--config", CONFIG])

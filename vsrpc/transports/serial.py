@@ -79,6 +79,7 @@ class SerialListener:
         self._buffer_size = min(buffer_size, READ_SLICE * MAX_READ_SLICES)
         self._open_port = open_port
         self._rebind = rebind
+        self._healed = False  # the driver was bound anew, and the port not opened since
         self._port: SerialPort | None = None
         self._opened = Deadline(0)  # until then, a client that shows up may have been there before
         self._epoll = select.epoll()
@@ -210,6 +211,9 @@ class SerialListener:
         self._port = port
         self._opened = Deadline(ARRIVAL_GRACE)
         self._drop_rest = False
+        if self._healed:  # the same port by its name
+            port.remember(0)
+            self._healed = False
         self.lost_output = port.recall()
 
     def _wait_for_client(self, port: SerialPort) -> None:
@@ -231,6 +235,7 @@ class SerialListener:
             _log.error("%s: its driver cannot be bound anew: %s", self._path, error.strerror)
         else:
             self._rebind = rebind
+            self._healed = True
 
     def _lose(self, port: SerialPort, error: OSError) -> None:
         """The port is unplugged (ENODEV) or broken: give the descriptor up, so that it is opened anew."""

@@ -49,8 +49,7 @@ class SerialPort(Protocol):
         neither came in time."""
 
     def remember(self, lost_output: int) -> None:
-        """Keep a number for whoever opens the same port after us: as long as its queues live, so not over a reboot or a
-        binding of the driver."""
+        """Keep a number for whoever opens the port of the same name after us, until the guest boots anew."""
 
     def recall(self) -> int:
         """The number that was kept; 0 where none was."""
@@ -63,7 +62,7 @@ class DevicePort:
     """A character device of the kernel's virtio_console driver."""
 
     def __init__(self, fd: int, name: str) -> None:
-        """`name`: the kernel's, of the device's number and the port's: another binding of the driver gives another."""
+        """`name`: the kernel's, of the device's number and the port's."""
         self._fd = fd
         self._memory = f"{_MEMORY}/{name}.lost-output"
 

@@ -17,8 +17,8 @@ _log = logging.getLogger(__name__)
 # client" and takes no output. The news come by a work queue of the guest's kernel, which a busy machine delays.
 ARRIVAL_GRACE = 0.25
 
-# Bytes of a body from which on it is large, and for how long its next ones may gather, in seconds: a fraction of what the
-# port's queue holds.
+# Bytes of a body from which on it is large, and for how long its next ones may gather, in seconds: they must fit the
+# port's queue.
 _LARGE = 262144
 _GATHER = 0.001
 
