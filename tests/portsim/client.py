@@ -9,19 +9,19 @@ import errno
 import os
 import socket
 import threading
-from pathlib import Path
 from typing import Sequence
 
 from portsim import protocol
 from portsim.options import WRITE_MAX
-from vsrpc.transports.serial_port import keep_number, kept_number
+from vsrpc.transports.serial_port import KeptNumber
 
 
 class SimulatedPort:
     """An open simulated port; implements vsrpc.transports.serial_port.SerialPort. See open_port()."""
 
     def __init__(self, path: str, reading: socket.socket, writing: socket.socket, edges: int) -> None:
-        self._memory = _memory(path)
+        # A simulator that begins anew should have a directory of its own.
+        self._memory = KeptNumber(f"{path}.lost-output")
         self._reading = _Calls(reading)
         self._writing = _Calls(writing)
         self._edges = edges
@@ -63,15 +63,16 @@ class SimulatedPort:
         return self._reading.call(protocol.request(protocol.POLL))
 
     def remember(self, lost_output: int) -> None:
-        keep_number(str(self._memory), lost_output)
+        self._memory.set(lost_output)
 
     def recall(self) -> int:
-        return kept_number(str(self._memory))
+        return self._memory.get()
 
     def close(self) -> None:
         self._reading.close()
         self._writing.close()
         os.close(self._edges)
+        self._memory.close()
 
 
 def open_port(path: str) -> SimulatedPort:
@@ -108,11 +109,6 @@ def rebind_driver(path: str) -> None:
         control.connect(os.path.join(os.path.dirname(path), protocol.CONTROL))
         control.send(b'["rebind", {}]')
         control.recv(4096)
-
-
-def _memory(path: str) -> Path:
-    """What is remembered of the port; a simulator that begins anew should have a directory of its own."""
-    return Path(f"{path}.lost-output")
 
 
 class _Calls:

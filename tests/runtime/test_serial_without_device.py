@@ -15,7 +15,7 @@ import pytest
 from runtime_threads import Beside, descriptors, eventually
 
 from vsrpc.transports import TransportClosed, listener, serial
-from vsrpc.transports.serial_port import keep_number, kept_number
+from vsrpc.transports.serial_port import KeptNumber
 
 
 @pytest.fixture
@@ -119,18 +119,22 @@ def test_closing_leaves_no_descriptor(path: Path, used: bool) -> None:
 
 def test_what_is_kept_of_a_port_is_whole_whenever_the_daemon_dies(tmp_path: Path) -> None:
     file = tmp_path / "run" / "number"
-    assert kept_number(str(file)) == 0
-    keep_number(str(file), 10000)
-    writing = Beside(lambda: [keep_number(str(file), 10000 + number) for number in range(1000)])
-    seen = [file.read_text() for _ in range(3000)]
+    kept = KeptNumber(str(file))
+    assert kept.get() == 0
+    kept.set(1)
+    writing = Beside(lambda: [kept.set(10**number) for _ in range(200) for number in range(10)])
+    seen = {file.read_text().strip() for _ in range(3000)}
     writing.result()
-    assert all(len(text) == 5 for text in seen), "what a daemon finds that is started after a SIGKILL"
-    assert kept_number(str(file)) == 10999
+    assert seen <= {str(10**number) for number in range(10)}, "what a daemon finds that is started after a SIGKILL"
+    kept.close()
+    assert KeptNumber(str(file)).get() == 10**9
     file.write_text("")
-    assert kept_number(str(file)) == 0
+    assert kept.get() == 0
 
 
 def test_where_nothing_can_be_kept_nothing_fails(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    keep_number(str(tmp_path / "file" / "number"), 1)
-    assert kept_number(str(tmp_path / "file" / "number")) == 0
+    kept = KeptNumber(str(tmp_path / "file" / "number"))
+    kept.set(1)
+    assert kept.get() == 0
+    kept.close()

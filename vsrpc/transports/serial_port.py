@@ -64,7 +64,7 @@ class DevicePort:
     def __init__(self, fd: int, name: str) -> None:
         """`name`: the kernel's, of the device's number and the port's."""
         self._fd = fd
-        self._memory = f"{_MEMORY}/{name}.lost-output"
+        self._memory = KeptNumber(f"{_MEMORY}/{name}.lost-output")
 
     def fileno(self) -> int:
         return self._fd
@@ -81,31 +81,46 @@ class DevicePort:
         return dict(poll.poll(milliseconds)).get(self._fd, 0)
 
     def remember(self, lost_output: int) -> None:
-        keep_number(self._memory, lost_output)
+        self._memory.set(lost_output)
 
     def recall(self) -> int:
-        return kept_number(self._memory)
+        return self._memory.get()
 
     def close(self) -> None:
         os.close(self._fd)
+        self._memory.close()
 
 
-def keep_number(path: str, number: int) -> None:
-    """Write a number to a file, whole or not at all, whenever the daemon is killed; nothing where that cannot be."""
-    with contextlib.suppress(OSError):  # it is only for a daemon that is started again
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        with open(f"{path}.new", "w", encoding="ascii") as file:
-            file.write(str(number))
-        os.replace(f"{path}.new", path)
+class KeptNumber:
+    """A number in a file, for a daemon that is started again. It is written in place, in one piece of always the same
+    size, so that a daemon that is killed leaves it whole; and no write costs more than that one, since it is made while
+    somebody waits. Where nothing can be kept, nothing is."""
 
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = -1
 
-def kept_number(path: str) -> int:
-    """The number that was kept; 0 where none was."""
-    try:
-        with open(path, encoding="ascii") as file:
-            return int(file.read())
-    except (OSError, ValueError):
-        return 0
+    def set(self, number: int) -> None:
+        """Keep it."""
+        with contextlib.suppress(OSError):
+            if self._fd < 0:
+                os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.pwrite(self._fd, b"%-10d" % number, 0)
+
+    def get(self) -> int:
+        """What was kept; 0 where nothing was."""
+        try:
+            with open(self._path, encoding="ascii") as file:
+                return int(file.read())
+        except (OSError, ValueError):
+            return 0
+
+    def close(self) -> None:
+        """It stays in its file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def rebind_driver(path: str) -> None:
