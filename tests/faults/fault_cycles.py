@@ -237,10 +237,17 @@ class Soak:
         self._dies(puppet, act)
 
     def die_in_queue(self) -> None:
-        """Clients that wait behind another, of which some die before their turn."""
+        """Clients that wait behind another, of which some die before their turn; they ask nothing before the echo."""
+        self._queue(lambda puppet: puppet.greeting())
+
+    def zombies_ask(self) -> None:
+        """The same, but these do not wait for the echo: what they ask for is done although they are dead."""
+        self._queue(lambda puppet: puppet.greeting() + puppet.exec(self._token()[1]))
+
+    def _queue(self, words: Callable[[Puppet], bytes]) -> None:
         first = self._greeted()
         waiting = [Puppet(self.place.socket) for _ in range(2)]
-        requests = [puppet.greeting() + puppet.exec(self._token()[1]) for puppet in waiting]
+        requests = [words(puppet) for puppet in waiting]
         self._random.shuffle(waiting)
         for puppet, request in zip(waiting, requests):
             puppet.send(request)

@@ -35,7 +35,7 @@ KILLS = (
     "process_is_killed",
 )
 # After these too, but the guest is busy with what they asked for: commands run on, for their caller may come back.
-KILLS_WITH_WORK_LEFT = ("die_waiting", "die_not_reading", "die_in_queue", "slow_client")
+KILLS_WITH_WORK_LEFT = ("die_waiting", "die_not_reading", "die_in_queue", "zombies_ask", "slow_client")
 
 _WORKERS = 8  # threads that a daemon makes only when it needs them
 
@@ -50,6 +50,7 @@ WEIGHTS = {
     "die_in_download": 2.0,
     "die_not_reading": 1.0,
     "die_in_queue": 1.0,
+    "zombies_ask": 0.5,
     "slow_client": 0.5,
     "say_garbage": 1.0,
     "plain_client_dies_in_body": 1.0,
