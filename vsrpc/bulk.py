@@ -25,6 +25,9 @@ _LENGTH_DELIMITED = 2
 _FIXED = {1: 8, 5: 4}  # bytes of a field, by its wire type
 _MAX_VARINT = 10
 
+# Fields beside the content, from which on a message is left to the parser, which is made for that.
+_MAX_FIELDS = 64
+
 
 @dataclass(frozen=True)
 class BulkFields:
@@ -53,7 +56,7 @@ def bulk_fields(handler: Callable[..., Any]) -> BulkFields:
 def split(body: Buffer, message_type: Any, field: str) -> tuple[bytes, Buffer]:
     """A message's bytes without the bytes field, and the field's value (protobuf.dev/programming-guides/encoding).
 
-    Bytes that are no message come back whole, for the parser to say so.
+    Bytes that are no message, or one of very many fields, come back whole: their content is then the parser's matter.
     """
     wanted = _number(message_type, field) << 3 | _LENGTH_DELIMITED
     view = memoryview(body)
@@ -75,7 +78,7 @@ def split(body: Buffer, message_type: Any, field: str) -> tuple[bytes, Buffer]:
                     continue
             else:
                 position += _FIXED[kind]
-            if position > len(view):
+            if position > len(view) or len(rest) == _MAX_FIELDS:
                 raise IndexError
             rest.append(view[start:position])
     except (IndexError, KeyError):
@@ -135,4 +138,8 @@ class BulkMethod:
         content: Buffer = b""
         if self._fields.response:
             body, content = split(body, self.method.response_type, self._fields.response)
-        return self.method.response_type.FromString(bytes(body)), content
+        message = self.method.response_type.FromString(bytes(body))
+        if self._fields.response and not len(content):
+            content = getattr(message, self._fields.response)
+            message.ClearField(self._fields.response)
+        return message, content

@@ -214,9 +214,9 @@ class Dispatcher:
             raise TypeError(f"the servicer of {call.path} returned a {type(result).__name__}, not a {wanted}")
         if bulk.response and not beside:
             setattr(result, bulk.response, bytes(context.reply_content))
-            if context.on_sent is not None:
-                context.on_sent()
-                context.on_sent = None
+            release, context.on_sent = context.on_sent, None
+            if release is not None:
+                release()
         return result
 
 

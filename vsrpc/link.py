@@ -40,6 +40,9 @@ _JUDGED_WINDOW = 1.0
 _LEAVE_TIME = 0.02
 _LONGEST_LEAVE_TIME = 0.5
 
+# For how long close() waits for a call that is just connecting, in seconds; it hears of the close within a second.
+_CLOSE_TIME = 5.0
+
 # After so many seconds of waiting for the port, its holder is named.
 _PATIENCE = 1.0
 
@@ -96,6 +99,9 @@ class Link:
         RpcError: UNAVAILABLE (CONNECTION_REFUSED, CONNECTION_LOST), DEADLINE_EXCEEDED (READ_TIMEOUT), INTERNAL
         (PROTOCOL_ERROR), CANCELLED after close().
         """
+        session = self._session
+        if session is not None and not session.over and not self._closed:
+            return session
         with _held(self._lock, deadline, f"{self._name}: another call is still connecting", "READ_TIMEOUT"):
             self._check_closed()
             if self._session is None or self._session.over:
@@ -163,13 +169,18 @@ class Link:
         attempt = self._attempt
         if attempt is not None:
             attempt.end()
-        with self._lock:
+        # Not for ever: a signal may have ended a call just when it had the lock.
+        held = self._lock.acquire(timeout=_CLOSE_TIME)
+        try:
             session = self._session
             if session is not None:
                 session.leave()
                 session.end()
             if self._port_lock is not None:
                 self._port_lock.release()
+        finally:
+            if held:
+                self._lock.release()
         if session is not None:
             session.join()
 

@@ -127,6 +127,11 @@ class Outbox:
             self._hand_over()
 
     @property
+    def backlog(self) -> int:
+        """Bytes that wait to be written."""
+        return self._queued
+
+    @property
     def on_the_way(self) -> bool:
         """Whether there is something that has not been written yet."""
         with self._lock:
@@ -231,6 +236,7 @@ class Outbox:
                         raise
                     continue
                 self._progress = Deadline(self._write_timeout)
+                del pieces  # whoever is told that all was sent may use the buffers again
                 self._sent(message, sent)
         except TransportError as error:
             self._fail(error)

@@ -24,6 +24,10 @@ from vsrpc.wire import Response
 
 _log = logging.getLogger(__name__)
 
+# What is done at once must not keep the thread that reads: bytes of a request, and of responses not yet written.
+_SMALL_REQUEST = 4096
+_MAX_BACKLOG = 1 << 20
+
 
 class Server:
     """Serves a dispatcher's services to the peers of listeners."""
@@ -107,7 +111,11 @@ class Server:
                 return
             if not claim:
                 return
-        elif self.dispatcher.at_once(call):
+        elif (
+            self.dispatcher.at_once(call)
+            and len(call.request.body) <= _SMALL_REQUEST
+            and session.backlog < _MAX_BACKLOG
+        ):
             session.finish(call, self._run(call))
             return
         if self._slots.acquire(blocking=False):

@@ -76,7 +76,7 @@ class ServerSession:
     def next_deadline(self) -> Deadline:
         """The earliest deadline of what runs, or will when its turn comes; without limit when nothing does."""
         deadline = Deadline(None)
-        if not self._running and not self._waiting:  # it is this thread that adds to them
+        if not self._running and not self._waiting:
             return deadline
         with self._lock:
             # One that expires before its turn is answered in its turn.
@@ -121,6 +121,11 @@ class ServerSession:
 
     # -- for workers
 
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait to be written to the peer."""
+        return self._outbox.backlog
+
     def waits_for(self, call: IncomingCall) -> bool:
         """Whether the call is still unanswered, and somebody there to answer."""
         with self._lock:
@@ -139,7 +144,9 @@ class ServerSession:
         if close:
             response = response._replace(headers=Headers([*response.headers, ("connection", "close")]))
         ends = close and self._transport.peer_sees_end
-        then = self._transport.close if ends else call.context.on_sent
+        # An error may be sent while the servicer's content is still being used.
+        released = call.context.on_sent if len(response.tail) else None
+        then = self._transport.close if ends else released
         self._outbox.put(self._number, self._bytes_of(call, response), wait=wait, then=then)
         with self._lock:
             following = self._waiting.popleft() if self._waiting and not ends else None

@@ -7,6 +7,8 @@ import threading
 
 _KEPT = 4
 
+_LARGEST = 5 * 1024 * 1024  # bytes: of a chunk; what is read whole is rare
+
 
 class BufferPool:
     """Buffers of one size, that of the chunks asked for last. Thread-safe."""
@@ -27,5 +29,5 @@ class BufferPool:
         with self._lock:
             if self._free and len(self._free[-1]) != len(buffer):
                 self._free.clear()
-            if len(self._free) < _KEPT:
+            if len(self._free) < _KEPT and len(buffer) <= _LARGEST:
                 self._free.append(buffer)

@@ -28,9 +28,13 @@ MAX_SESSIONS = 32
 IDLE_SECONDS = 900.0
 """An upload without a call for so long is dropped. Longer than a host needs to come back after a reboot."""
 
-_KEPT = 8 * 1024 * 1024  # bytes of arrived content that wait to be digested; what is more is read back from the file
+_KEPT = (
+    8 * 1024 * 1024
+)  # bytes of arrived content, of all uploads, that wait to be digested; more is read from the file
 
 _LOOK = 0.2  # seconds after which whoever waits for the digest looks whether its caller still waits
+
+_TURN = 16 * 1024 * 1024  # bytes of one upload that are digested before it is another one's turn
 
 _SETTLE = 2.0  # seconds that an end waits for those who use the file just now
 
@@ -48,6 +52,7 @@ class UploadSession:
         now: float,
         digest_early: bool,
         submit: Callable[[Callable[[], None]], object],
+        budget: _Budget,
     ) -> None:
         self.used = now
         self.path = target.spec.path
@@ -57,6 +62,7 @@ class UploadSession:
         self.closed = False
         self._target = target
         self._submit = submit
+        self._budget = budget
         self._changed = threading.Condition()  # all of it
         self._users = 0
         self._received = Ranges()
@@ -65,7 +71,9 @@ class UploadSession:
         self._digest: Any = new_md5()
         self._digested = 0
         self._digesting = False  # in another thread, from `_digested` on
+        self._finishing = 0  # threads that digest what is left themselves
         self._kept: dict[int, Buffer] = {}  # by their offsets
+        self._failure: RpcError | None = None  # that ended it
 
     # -- who uses it
 
@@ -85,11 +93,15 @@ class UploadSession:
 
     def close_if_idle(self, oldest: float) -> bool:
         """Close it if nobody uses it, nor has since `oldest`."""
-        with self._changed:
+        if not self._changed.acquire(blocking=False):
+            return False  # somebody does, and may take long
+        try:
             if self._users or self.used > oldest:
                 return False
             self._close()
             return True
+        finally:
+            self._changed.release()
 
     def close(self) -> None:
         """End the upload and remove what is not in place; does nothing the second time."""
@@ -100,7 +112,7 @@ class UploadSession:
 
     def _close(self) -> None:
         self.closed = True
-        self._kept.clear()
+        self._drop_kept()
         self._changed.notify_all()
         self._discard_unused()
 
@@ -114,7 +126,8 @@ class UploadSession:
     @property
     def received(self) -> int:
         """Bytes of the file that have arrived."""
-        return self._received.total
+        with self._changed:
+            return self._received.total
 
     def write(self, offset: int, content: Buffer) -> None:
         """Take a chunk; one that has arrived already changes nothing. A failure to write ends the upload."""
@@ -134,7 +147,7 @@ class UploadSession:
                 # What is in the digest, or waits for it, changes.
                 if not self._digesting:
                     self._digest, self._digested = new_md5(), 0
-                    self._kept.clear()
+                    self._drop_kept()
                     break
                 self._changed.wait_for(lambda: not self._digesting)
             self._writing.append((offset, end))
@@ -142,25 +155,31 @@ class UploadSession:
         try:
             self._target.write(content, offset)
             written = True
+        except RpcError as failure:
+            self._failure = self._failure or failure
+            raise
         finally:
             with self._changed:
                 self._writing.remove((offset, end))
-                if not written:
+                if written:
+                    self._take(offset, content)
+                else:
                     self._close()
                 self._changed.notify_all()
                 self._discard_unused()
-        with self._changed:
-            self.chunks += 1
-            self._received.add(offset, end)
-            if self._digest_early and not self.closed:
-                if sum(map(len, self._kept.values())) + len(content) <= _KEPT:
-                    self._kept[offset] = content
-                self._digest_on()
+
+    def _take(self, offset: int, content: Buffer) -> None:
+        """A chunk has been written."""
+        self.chunks += 1
+        self._received.add(offset, offset + len(content))
+        if self._digest_early and not self.closed:
+            self._keep(offset, content)
+            self._digest_on()
 
     def finish(self, md5: str, go_on: Callable[[], None]) -> str:
         """Check all that arrived and put it in place; returns its MD5, or "" where that is not wanted.
 
-        Only missing pieces leave the upload open. `go_on` is called now and then, and may raise.
+        Missing pieces leave the upload open, and so does `go_on`, which is called now and then and may raise.
         """
         with self._changed:
             self._changed.wait_for(lambda: not self._writing)
@@ -184,6 +203,8 @@ class UploadSession:
             return actual
 
     def _gone(self) -> RpcError:
+        if self._failure is not None:  # the cause, for whichever of the chunks under way is looked at first
+            return self._failure
         message = f"The upload has ended: {printable(self.path)} (begin it again)"
         return error("SESSION_NOT_FOUND", message, path=printable(self.path))
 
@@ -196,6 +217,14 @@ class UploadSession:
 
     # -- the digest
 
+    def _keep(self, offset: int, content: Buffer) -> None:
+        if self._budget.take(len(content)):
+            self._kept[offset] = content
+
+    def _drop_kept(self) -> None:
+        self._budget.give(sum(map(len, self._kept.values())))
+        self._kept.clear()
+
     def _digest_on(self) -> None:
         """Have another thread digest what has arrived without a gap."""
         if not self._digesting and self._received.end_from(self._digested) > self._digested:
@@ -206,43 +235,81 @@ class UploadSession:
                 self._digesting = False
 
     def _run_digest(self) -> None:
-        try:
-            while True:
-                with self._changed:
-                    block = None if self.closed else self._next_block()
-                if not block:
-                    return
-                self._digest.update(block)
-                with self._changed:
-                    self._digested += len(block)
-        finally:
+        done = 0
+        while True:
             with self._changed:
-                self._digesting = False
-                self._changed.notify_all()
-                self._discard_unused()
+                try:
+                    wanted = not self.closed and not self._finishing and done < _TURN
+                    block = self._next_block() if wanted else b""
+                except RpcError:  # who finishes meets it too
+                    block = b""
+                if not block:
+                    self._digesting = False
+                    if done >= _TURN and not self.closed and not self._finishing:
+                        self._digest_on()  # after the other uploads
+                    self._changed.notify_all()
+                    self._discard_unused()
+                    return
+            self._digest.update(block)
+            done += len(block)
+            with self._changed:
+                self._digested += len(block)
 
     def _next_block(self) -> Buffer:
         """What follows in the digest: as it arrived, or from the file; nothing where there is none yet."""
         kept = self._kept.pop(self._digested, None)
         if kept is not None:
+            self._budget.give(len(kept))
             return kept
         end = min(self._received.end_from(self._digested), self._digested + BLOCK)
         end = min([end, *self._kept, *(start for start, stop in self._writing if stop > self._digested)])
         return self._target.read(end - self._digested, self._digested) if end > self._digested else b""
 
     def _whole_digest(self, go_on: Callable[[], None]) -> str:
-        while self._digested < self.size:
-            go_on()
-            self._digest_on()
-            before = self._digested
-            self._changed.wait_for(lambda: not self._digesting, _LOOK)
+        """Digest what is left, in this thread; the other one ends after its block."""
+        self._finishing += 1
+        try:
+            while self._digested < self.size:
+                go_on()
+                if self._digesting:
+                    self._changed.wait_for(lambda: not self._digesting, _LOOK)
+                    continue
+                if self.closed:
+                    raise self._gone()
+                block = self._next_block()
+                if not block:
+                    self._close()
+                    shown = printable(self.path)
+                    message = f"The temporary file was cut by somebody in the guest: {shown} (upload again)"
+                    raise error("CONTENT_MISMATCH", message, path=shown)
+                self._digest.update(block)
+                self._digested += len(block)
             if self.closed:
                 raise self._gone()
-            if not self._digesting and self._digested == before:
-                self._close()
-                message = f"The temporary file was cut by somebody in the guest: {printable(self.path)} (upload again)"
-                raise error("CONTENT_MISMATCH", message, path=printable(self.path))
-        return str(self._digest.hexdigest())
+            return str(self._digest.hexdigest())
+        finally:
+            self._finishing -= 1
+
+
+class _Budget:
+    """Bytes that all uploads together may keep in memory. Thread-safe."""
+
+    def __init__(self, size: int) -> None:
+        self._lock = threading.Lock()
+        self._left = size
+
+    def take(self, count: int) -> bool:
+        """Take so many, if they are there."""
+        with self._lock:
+            if count > self._left:
+                return False
+            self._left -= count
+            return True
+
+    def give(self, count: int) -> None:
+        """Give them back."""
+        with self._lock:
+            self._left += count
 
 
 class UploadSessions:
@@ -261,6 +328,7 @@ class UploadSessions:
         self._sessions: dict[str, UploadSession] = {}
         self._timer: threading.Timer | None = None
         self._stopped = False
+        self._budget = _Budget(_KEPT)
         self._digesters = ThreadPoolExecutor(_DIGESTERS, thread_name_prefix="vsrpc-digest")
 
     def open(self, target: TargetFile, size: int, chunk_size: int, *, digest_early: bool = True) -> str:
@@ -269,7 +337,9 @@ class UploadSessions:
         `digest_early`: compute the MD5 while chunks arrive.
         """
         self.drop_idle()
-        session = UploadSession(target, size, chunk_size, self._clock(), digest_early, self._digesters.submit)
+        session = UploadSession(
+            target, size, chunk_size, self._clock(), digest_early, self._digesters.submit, self._budget
+        )
         with self._lock:
             if self._stopped:
                 refusal = error("SERVICE_UNAVAILABLE", "The daemon is stopping; try again in a moment")
@@ -303,9 +373,11 @@ class UploadSessions:
         """Drop the uploads that nobody has used for the idle time."""
         oldest = self._clock() - self._idle
         with self._lock:
-            idle = [item for item in self._sessions.items() if item[1].close_if_idle(oldest)]
-            for session_id, _ in idle:
-                del self._sessions[session_id]
+            sessions = list(self._sessions.items())
+        idle = [session_id for session_id, session in sessions if session.close_if_idle(oldest)]
+        with self._lock:
+            for session_id in idle:
+                self._sessions.pop(session_id, None)
 
     def stop(self) -> None:
         """Drop all uploads and take no more."""

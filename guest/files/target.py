@@ -7,6 +7,7 @@ than the daemon is a leftover of a crash and can be deleted.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import grp
@@ -90,7 +91,8 @@ class TargetFile:
             while view:
                 written = os.pwrite(self.fd, view, offset)
                 # Have the kernel begin to write it to the disk (mm/fadvise.c), so that commit() has less to wait for.
-                os.posix_fadvise(self.fd, offset, written, os.POSIX_FADV_DONTNEED)
+                with contextlib.suppress(OSError):  # it is only a hint, which not every kernel takes
+                    os.posix_fadvise(self.fd, offset, written, os.POSIX_FADV_DONTNEED)
                 view = view[written:]
                 offset += written
 

@@ -155,8 +155,8 @@ class ProcessTree:
                 self._watch_in_thread()
                 return
         if self._watcher is None:
-            for process in self._processes:
-                process.wait()
+            with self._lock:
+                self._reap()
             return
         self._watcher.join(wait)
         with self._lock:

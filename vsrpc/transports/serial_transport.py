@@ -147,6 +147,7 @@ class SerialTransport:
                             if not large or received >= _LARGE:
                                 return received
                             time.sleep(_GATHER)
+                        continue
                     if received:
                         return received
                     if self._arrival.expired or (self._arrived and not self.may_be_arriving):
