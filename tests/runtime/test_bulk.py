@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 from runtime_threads import eventually
-from runtime_world import World
+from runtime_world import Gate, World
 
 from vsrpc.bulk import BulkMethod, bulk, join, split
 from vsrpc.compression import compress
@@ -157,6 +157,44 @@ def test_a_reply_that_is_kept_has_a_copy(world: World, files: Files) -> None:
         peer.request("POST", DOWNLOAD.method.path, request, **headers)
         assert DownloadChunkResponse.FromString(bytes(peer.response().body)).content == b"first"
         files.content[:] = b"other"
+    assert files.released == 1
+
+
+def test_a_message_of_very_many_fields_is_left_to_the_parser(world: World, files: Files) -> None:
+    """Cutting it up would take a hundred times its size."""
+    body = (
+        UploadChunkRequest(chunk_index=1).SerializeToString() * 10_000
+        + UploadChunkRequest(offset=0, content=b"abc").SerializeToString()
+    )
+    rest, content = split(body, UploadChunkRequest, "content")
+    assert (rest, content) == (body, b"")
+    peer = world.peer()
+    peer.request("POST", UPLOAD.method.path, body, content_type="application/proto")
+    assert UploadChunkResponse.FromString(bytes(peer.response().body)).received_size == 3
+    assert files.content == b"abc"
+
+
+def test_a_call_that_is_cancelled_gives_its_buffer_back_once(
+    make_world: Callable[..., World], files: Files, gate: Gate
+) -> None:
+    """Else two later replies would share it, and one of them have the other's bytes."""
+
+    def wait(proceed: Callable[[Any, ServicerContext], Any], request: Any, context: ServicerContext) -> Any:
+        response = proceed(request, context)
+        gate.wait()
+        return response
+
+    world = make_world(services=[SYSTEM_SERVICE], dispatcher={"interceptors": (wait,)})
+    world.dispatcher.add_service(FILE_SERVICE, files)
+    channel = world.channel(codec="json")
+    call = FileStub(channel).DownloadChunk.future(DownloadChunkRequest(path="/x", size=3), timeout=30)
+    gate.until_reached()
+    call.cancel()
+    probe = channel.http("GET", "/none", timeout=30)  # answered after the cancelled one was
+    assert probe.status == 404
+    gate.open()
+    eventually(lambda: files.released, "the buffer came back")
+    world.server.stop()
     assert files.released == 1
 
 
