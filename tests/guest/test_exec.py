@@ -29,7 +29,7 @@ def shell(tmp_path: Path) -> Guest:
     return Guest(str(tmp_path), allowed=None)
 
 
-@pytest.fixture(autouse=True, params=["pidfd", "thread"])
+@pytest.fixture(autouse=True, params=["pidfd", pytest.param("thread", marks=pytest.mark.slow)])
 def waiting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """How the end of processes is waited for: as the system can, or as before Linux 5.3."""
     if request.param == "thread":
