@@ -217,7 +217,7 @@ class VirtioRPCClient:
         checksum: str = MD5,
         progress_callback: Progress | None = None,
     ) -> dict[str, Any]:
-        """Read a file of the guest into a local file, in chunks beyond 2 MiB. Data: path, local_path, size, md5.
+        """Read a file of the guest into a local file, in chunks. Data: path, local_path, size, md5.
 
         A `local_path` that is a directory stands for the file of the same name in it.
         """
@@ -230,26 +230,7 @@ class VirtioRPCClient:
             progress=progress_callback,
         )
 
-    def chunked_download_file(
-        self,
-        remote_path: str,
-        local_path: str,
-        overwrite: bool = True,
-        *,
-        chunk_size: int = DEFAULT_CHUNK_SIZE,
-        checksum: str = MD5,
-        progress_callback: Progress | None = None,
-    ) -> dict[str, Any]:
-        """The same, in chunks whatever its size. Data: path, local_path, size, md5."""
-        return self._download(
-            remote_path,
-            local_path,
-            overwrite=overwrite,
-            chunk_size=chunk_size,
-            checksum=checksum,
-            small_file=NEVER_SMALL,
-            progress=progress_callback,
-        )
+    chunked_download_file = download_file  # which always goes in chunks
 
     def get_file_info(self, path: str) -> dict[str, Any]:
         """Describe a file. Data: fields of StatResponse; `exists` is false where nothing is."""

@@ -12,7 +12,7 @@ import posixpath
 import sys
 from typing import Any, Mapping, Protocol
 
-from host.backend import Reply
+from host.backend import Reply, Started
 from host.errors import RPCError, failure
 from host.localfile import Destination, Source, destination_path
 from host.transfer_options import (
@@ -24,7 +24,7 @@ from host.transfer_options import (
     check_checksum,
     check_chunk_size,
 )
-from host.window import Pending, Piece, Window
+from host.window import Piece, Window
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class FileCalls(Protocol):
     def call(self, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Reply:
         """Call an rpc and wait; `timeout` in seconds, None for the default."""
 
-    def start(self, rpc: str, fields: Mapping[str, Any]) -> Pending:
+    def start(self, rpc: str, fields: Mapping[str, Any]) -> Started:
         """Begin a call that may be repeated. `content` among the fields must not change until it has ended."""
 
 
@@ -138,11 +138,10 @@ def _send_chunks(
                 read += len(content)
             if not window:
                 break
-            size = chunk_size
             try:
                 piece, _ = window.take()
             except RPCError as error:
-                if error.reason != "TOO_LARGE" or not 0 < suggested < size:
+                if error.reason != "TOO_LARGE" or not 0 < suggested < chunk_size:
                     raise
                 window.cancel()
                 chunk_size, read = suggested, done
@@ -203,10 +202,9 @@ def download(
     overwrite: bool = True,
     chunk_size: int = DEFAULT_CHUNK_SIZE,
     checksum: str = MD5,
-    small_file: int = SMALL_FILE,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Read a file of the guest into a local file; in chunks what is beyond `small_file` bytes.
+    """Read a file of the guest into a local file, in chunks.
 
     A `local` that is a directory stands for the file of the same name in it, as with scp. Returns {"path": the remote
     path, "local_path", "size", "md5"}. A file that grows meanwhile is read up to its first size. Raises OSError for the
@@ -235,8 +233,7 @@ def download(
             if total < 0:
                 first = reply.data
                 total = int(first["total_size"])
-                if total > small_file:
-                    progress(0, total)
+                progress(0, total)
                 asked = min(asked, total)
             _check_unchanged(remote, reply.data, first)
             _check_piece(remote, reply, done, total, checksum)

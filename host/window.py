@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Protocol
 
-from host.backend import Reply
+from host.backend import Reply, Started
 
 MAX_BYTES = 4 * 1024 * 1024
 """Bytes under way: what hides the time that a call takes beside its bytes. More only makes other calls wait longer."""
 
 MAX_CALLS = 16
-
-
-class Pending(Protocol):
-    """A call under way."""
-
-    def result(self) -> Reply:
-        """Wait for its reply. Raises RPCError."""
-
-    def cancel(self) -> None:
-        """Give it up, if it has not ended."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +19,7 @@ class Piece:
 
     offset: int
     size: int
-    pending: Pending
+    pending: Started
 
 
 class Window:

@@ -4,8 +4,8 @@ On the wire it is the same message. A servicer's method that is decorated with `
 `context.content`, and gives it by `context.send_content()`; a caller uses a BulkMethod in a stub's place. In JSON the
 field goes the ordinary way, and the servicer does not notice.
 
-Measured for 2 MiB: a field that is set, serialised, and joined with its head is copied three times into pages that the
-kernel must first provide, which costs ten times what the copying does.
+A field that is set, serialised, and joined with its head is copied three times, into pages that the kernel must first
+provide; and as often again on the other side.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""Uploads in chunks: what has arrived, its digest, and who is allowed to go on.
-
-Chunks may come in any order, from several threads, and again. The digest is computed while chunks arrive, by a thread
-beside those that write, so that it keeps none of them and the end of an upload has little left to do. An upload that
-nobody uses for a while is dropped.
-"""
+"""All uploads in chunks: by their ids, no more than so many, and none that nobody uses for a while."""
 
 from __future__ import annotations
 
@@ -12,15 +7,12 @@ import secrets
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Iterator
+from typing import Callable, Iterator
 
 from guest.errors import error
-from guest.files.content import BLOCK, new_md5
-from guest.files.ranges import Ranges
 from guest.files.target import TargetFile
-from guest.os_errors import printable
+from guest.files.upload import Budget, UploadSession
 from vsrpc.errors import RpcError
-from vsrpc.wire import Buffer
 
 MAX_SESSIONS = 32
 """Uploads open at a time: each holds two file descriptors and, perhaps, disk space."""
@@ -28,288 +20,10 @@ MAX_SESSIONS = 32
 IDLE_SECONDS = 900.0
 """An upload without a call for so long is dropped. Longer than a host needs to come back after a reboot."""
 
-_KEPT = (
-    8 * 1024 * 1024
-)  # bytes of arrived content, of all uploads, that wait to be digested; more is read from the file
-
-_LOOK = 0.2  # seconds after which whoever waits for the digest looks whether its caller still waits
-
-_TURN = 16 * 1024 * 1024  # bytes of one upload that are digested before it is another one's turn
-
-_SETTLE = 2.0  # seconds that an end waits for those who use the file just now
+KEPT = 8 * 1024 * 1024
+"""Bytes of all uploads that wait in memory to be digested."""
 
 _DIGESTERS = 2  # threads: as many as a small guest has CPUs
-
-
-class UploadSession:
-    """One upload. Its calls may be made by many threads; `submit` runs a function in another one."""
-
-    def __init__(
-        self,
-        target: TargetFile,
-        size: int,
-        chunk_size: int,
-        now: float,
-        digest_early: bool,
-        submit: Callable[[Callable[[], None]], object],
-        budget: _Budget,
-    ) -> None:
-        self.used = now
-        self.path = target.spec.path
-        self.size = size
-        self.chunk_size = chunk_size
-        self.chunks = 0
-        self.closed = False
-        self._target = target
-        self._submit = submit
-        self._budget = budget
-        self._changed = threading.Condition()  # all of it
-        self._users = 0
-        self._received = Ranges()
-        self._writing: list[tuple[int, int]] = []
-        self._digest_early = digest_early
-        self._digest: Any = new_md5()
-        self._digested = 0
-        self._digesting = False  # in another thread, from `_digested` on
-        self._finishing = 0  # threads that digest what is left themselves
-        self._kept: dict[int, Buffer] = {}  # by their offsets
-        self._failure: RpcError | None = None  # that ended it
-
-    # -- who uses it
-
-    def enter(self) -> bool:
-        """Begin to use it; False when it is closed."""
-        with self._changed:
-            if not self.closed:
-                self._users += 1
-            return not self.closed
-
-    def leave(self, now: float) -> None:
-        """End a use that enter() began."""
-        with self._changed:
-            self.used = now
-            self._users -= 1
-            self._discard_unused()
-
-    def close_if_idle(self, oldest: float) -> bool:
-        """Close it if nobody uses it, nor has since `oldest`."""
-        if not self._changed.acquire(blocking=False):
-            return False  # somebody does, and may take long
-        try:
-            if self._users or self.used > oldest:
-                return False
-            self._close()
-            return True
-        finally:
-            self._changed.release()
-
-    def close(self) -> None:
-        """End the upload and remove what is not in place; does nothing the second time."""
-        with self._changed:
-            self._close()
-            # So that it is removed when the caller hears of it, unless somebody's file system hangs.
-            self._changed.wait_for(lambda: not self._writing and not self._digesting, _SETTLE)
-
-    def _close(self) -> None:
-        self.closed = True
-        self._drop_kept()
-        self._changed.notify_all()
-        self._discard_unused()
-
-    def _discard_unused(self) -> None:
-        """Let go of the file, once no thread is in the middle of using it."""
-        if self.closed and not self._writing and not self._digesting:
-            self._target.discard()
-
-    # -- what is done with it
-
-    @property
-    def received(self) -> int:
-        """Bytes of the file that have arrived."""
-        with self._changed:
-            return self._received.total
-
-    def write(self, offset: int, content: Buffer) -> None:
-        """Take a chunk; one that has arrived already changes nothing. A failure to write ends the upload."""
-        end = offset + len(content)
-        if offset < 0 or end > self.size:
-            message = f"Chunk of {len(content)} bytes at offset {offset} is outside the file of {self.size} bytes"
-            raise error("INVALID_PARAMS", f"{message} that was announced: {printable(self.path)}", offset=offset)
-        with self._changed:
-            while True:
-                self._changed.wait_for(lambda: not any(start < end and offset < stop for start, stop in self._writing))
-                if self.closed:
-                    raise self._gone()
-                if not content or self._has(offset, content):
-                    return
-                if not self._received.overlaps(offset, end):
-                    break
-                # What is in the digest, or waits for it, changes.
-                if not self._digesting:
-                    self._digest, self._digested = new_md5(), 0
-                    self._drop_kept()
-                    break
-                self._changed.wait_for(lambda: not self._digesting)
-            self._writing.append((offset, end))
-        written = False
-        try:
-            self._target.write(content, offset)
-            written = True
-        except RpcError as failure:
-            self._failure = self._failure or failure
-            raise
-        finally:
-            with self._changed:
-                self._writing.remove((offset, end))
-                if written:
-                    self._take(offset, content)
-                else:
-                    self._close()
-                self._changed.notify_all()
-                self._discard_unused()
-
-    def _take(self, offset: int, content: Buffer) -> None:
-        """A chunk has been written."""
-        self.chunks += 1
-        self._received.add(offset, offset + len(content))
-        if self._digest_early and not self.closed:
-            self._keep(offset, content)
-            self._digest_on()
-
-    def finish(self, md5: str, go_on: Callable[[], None]) -> str:
-        """Check all that arrived and put it in place; returns its MD5, or "" where that is not wanted.
-
-        Missing pieces leave the upload open, and so does `go_on`, which is called now and then and may raise.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: not self._writing)
-            if self.closed:
-                raise self._gone()
-            gap = self._received.first_gap(self.size)
-            if gap is not None:
-                message = f"Bytes {gap[0]} to {gap[1] - 1} of {self.size} have not arrived: {printable(self.path)}"
-                raise error("CONTENT_MISMATCH", f"{message} (send them, then finish again)", offset=gap[0], end=gap[1])
-            actual = ""
-            if md5 or self._digest_early:
-                actual = self._whole_digest(go_on)
-            if md5 and md5.lower() != actual:
-                self._close()
-                message = f"MD5 of what arrived is {actual}, not {md5.lower()}: {printable(self.path)}"
-                raise error("CONTENT_MISMATCH", f"{message} (the target is unchanged; upload again)", md5=actual)
-            try:
-                self._target.commit()
-            finally:
-                self._close()
-            return actual
-
-    def _gone(self) -> RpcError:
-        if self._failure is not None:  # the cause, for whichever of the chunks under way is looked at first
-            return self._failure
-        message = f"The upload has ended: {printable(self.path)} (begin it again)"
-        return error("SESSION_NOT_FOUND", message, path=printable(self.path))
-
-    def _has(self, offset: int, content: Buffer) -> bool:
-        """Whether these very bytes are there: a chunk sent again after a lost reply."""
-        end = offset + len(content)
-        if not self._received.contains(offset, end):
-            return False
-        return self._target.read(len(content), offset) == content
-
-    # -- the digest
-
-    def _keep(self, offset: int, content: Buffer) -> None:
-        if self._budget.take(len(content)):
-            self._kept[offset] = content
-
-    def _drop_kept(self) -> None:
-        self._budget.give(sum(map(len, self._kept.values())))
-        self._kept.clear()
-
-    def _digest_on(self) -> None:
-        """Have another thread digest what has arrived without a gap."""
-        if not self._digesting and self._received.end_from(self._digested) > self._digested:
-            self._digesting = True
-            try:
-                self._submit(self._run_digest)
-            except RuntimeError:  # the daemon stops
-                self._digesting = False
-
-    def _run_digest(self) -> None:
-        done = 0
-        while True:
-            with self._changed:
-                try:
-                    wanted = not self.closed and not self._finishing and done < _TURN
-                    block = self._next_block() if wanted else b""
-                except RpcError:  # who finishes meets it too
-                    block = b""
-                if not block:
-                    self._digesting = False
-                    if done >= _TURN and not self.closed and not self._finishing:
-                        self._digest_on()  # after the other uploads
-                    self._changed.notify_all()
-                    self._discard_unused()
-                    return
-            self._digest.update(block)
-            done += len(block)
-            with self._changed:
-                self._digested += len(block)
-
-    def _next_block(self) -> Buffer:
-        """What follows in the digest: as it arrived, or from the file; nothing where there is none yet."""
-        kept = self._kept.pop(self._digested, None)
-        if kept is not None:
-            self._budget.give(len(kept))
-            return kept
-        end = min(self._received.end_from(self._digested), self._digested + BLOCK)
-        end = min([end, *self._kept, *(start for start, stop in self._writing if stop > self._digested)])
-        return self._target.read(end - self._digested, self._digested) if end > self._digested else b""
-
-    def _whole_digest(self, go_on: Callable[[], None]) -> str:
-        """Digest what is left, in this thread; the other one ends after its block."""
-        self._finishing += 1
-        try:
-            while self._digested < self.size:
-                go_on()
-                if self._digesting:
-                    self._changed.wait_for(lambda: not self._digesting, _LOOK)
-                    continue
-                if self.closed:
-                    raise self._gone()
-                block = self._next_block()
-                if not block:
-                    self._close()
-                    shown = printable(self.path)
-                    message = f"The temporary file was cut by somebody in the guest: {shown} (upload again)"
-                    raise error("CONTENT_MISMATCH", message, path=shown)
-                self._digest.update(block)
-                self._digested += len(block)
-            if self.closed:
-                raise self._gone()
-            return str(self._digest.hexdigest())
-        finally:
-            self._finishing -= 1
-
-
-class _Budget:
-    """Bytes that all uploads together may keep in memory. Thread-safe."""
-
-    def __init__(self, size: int) -> None:
-        self._lock = threading.Lock()
-        self._left = size
-
-    def take(self, count: int) -> bool:
-        """Take so many, if they are there."""
-        with self._lock:
-            if count > self._left:
-                return False
-            self._left -= count
-            return True
-
-    def give(self, count: int) -> None:
-        """Give them back."""
-        with self._lock:
-            self._left += count
 
 
 class UploadSessions:
@@ -320,7 +34,9 @@ class UploadSessions:
         max_sessions: int = MAX_SESSIONS,
         idle_seconds: float = IDLE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
+        kept: int = KEPT,
     ) -> None:
+        """`kept`: bytes of all uploads that may wait in memory to be digested; the rest is read back from the file."""
         self._max = max_sessions
         self._idle = idle_seconds
         self._clock = clock
@@ -328,7 +44,7 @@ class UploadSessions:
         self._sessions: dict[str, UploadSession] = {}
         self._timer: threading.Timer | None = None
         self._stopped = False
-        self._budget = _Budget(_KEPT)
+        self._budget = Budget(kept)
         self._digesters = ThreadPoolExecutor(_DIGESTERS, thread_name_prefix="vsrpc-digest")
 
     def open(self, target: TargetFile, size: int, chunk_size: int, *, digest_early: bool = True) -> str:

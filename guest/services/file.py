@@ -18,8 +18,9 @@ from typing import Callable
 from guest.errors import error
 from guest.files.buffers import BufferPool
 from guest.files.content import md5_of, md5_of_file, read_into
-from guest.files.sessions import UploadSession, UploadSessions
+from guest.files.sessions import UploadSessions
 from guest.files.target import TargetFile, TargetSpec
+from guest.files.upload import UploadSession
 from guest.os_errors import file_errors, free_bytes, printable
 from guest.policy.paths import Found, PathPolicy, reopen
 from vsrpc.bulk import bulk

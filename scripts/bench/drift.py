@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from typing import Any, Callable
+from typing import Callable
 
 from host.client import VirtioRPCClient
 from scripts.bench.bench import MB, Bench
 from scripts.bench.report import Check, Goal, Row, Table
+from scripts.bench.rounds import in_flight
 from vsrpc.v1.system_vsrpc import SystemStub
 
 CALLS, FILES = 100_000, 10_000
@@ -27,7 +27,9 @@ def run(bench: Bench) -> list[Table]:
     with VirtioRPCClient(bench.place.target) as client:
         ping = SystemStub(client.channel).Ping
         ping()
-        rows += _rows(bench, f"{CALLS // share} pings", CALLS // share, lambda count: _pings(ping, count))
+        rows += _rows(
+            bench, f"{CALLS // share} pings", CALLS // share, lambda count: in_flight(ping.future, count, AT_A_TIME)
+        )
         small = bench.work / "small"
         small.write_bytes(bytes(FILE_SIZE))
         path = bench.path("small")
@@ -51,16 +53,6 @@ def _rows(bench: Bench, work: str, count: int, call: Callable[[int], None]) -> l
     memory = Row(work, "daemon's peak in a tenth", "MB", peaks[1:])
     memory.checks.append(Check(peaks[-1] / peaks[1], "the first tenth", Goal("<=", LARGER)))
     return [rate, memory]
-
-
-def _pings(ping: Any, count: int) -> None:
-    calls: deque[Any] = deque()
-    for _ in range(count):
-        if len(calls) == AT_A_TIME:
-            calls.popleft().result()
-        calls.append(ping.future())
-    for call in calls:
-        call.result()
 
 
 def _uploads(client: VirtioRPCClient, local: str, path: str, count: int) -> None:

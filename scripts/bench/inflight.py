@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from functools import partial
-from typing import Any
 
 import vsrpc
 from scripts.bench.bench import Bench
 from scripts.bench.movers import STUBS
 from scripts.bench.report import Row, Table
-from scripts.bench.rounds import Sample, column, interleave
+from scripts.bench.rounds import Sample, column, in_flight, interleave
 from vsrpc.v1.system_vsrpc import SystemStub
 
 # Calls on their way at a time, and calls in all.
@@ -39,14 +37,8 @@ def _stub(bench: Bench, at_a_time: int, count: int) -> Sample:
     with vsrpc.connect(bench.place.target) as channel:
         ping = SystemStub(channel).Ping
         ping()  # connects
-        calls: deque[Any] = deque()
         started = time.perf_counter()
-        for _ in range(count):
-            if len(calls) == at_a_time:
-                calls.popleft().result()
-            calls.append(ping.future())
-        for call in calls:
-            call.result()
+        in_flight(ping.future, count, at_a_time)
         return {"rate": count / (time.perf_counter() - started)}
 
 

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Callable, Mapping, Sequence
+from collections import deque
+from typing import Any, Callable, Mapping, Sequence
 
 Sample = Mapping[str, float]
+
+
+def in_flight(start: Callable[[], Any], count: int, at_a_time: int) -> None:
+    """Make so many calls, with so many on their way at a time; `start` begins one and gives its future."""
+    calls: deque[Any] = deque()
+    for _ in range(count):
+        if len(calls) == at_a_time:
+            calls.popleft().result()
+        calls.append(start())
+    for call in calls:
+        call.result()
 
 
 def interleave(

@@ -15,7 +15,6 @@ from typing import Any, Iterator
 import pytest
 from servicer_helpers import context, refused
 
-from guest.files import sessions as sessions_module
 from guest.files import target
 from guest.files.sessions import UploadSessions
 from guest.policy.paths import PathPolicy
@@ -113,9 +112,10 @@ def test_an_upload_in_order(uploads: Uploads) -> None:
     assert uploads.names() == ["f"]
 
 
+@pytest.mark.parametrize("kept", [0, 300_000, 10_000_000])  # so much is digested as it arrives, the rest from the file
 @pytest.mark.parametrize("seed", range(6))
-def test_any_order_any_size_and_again(uploads: Uploads, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions_module, "_KEPT", 300_000)  # so that some is digested from the file
+def test_any_order_any_size_and_again(place: Path, seed: int, kept: int) -> None:
+    uploads = Uploads(place, kept=kept)
     chance = random.Random(seed)
     content = chance.getrandbits(8_000_000).to_bytes(1_000_000, "little")
     edges = [0, *sorted(chance.sample(range(1, len(content)), 9)), len(content)]
@@ -128,6 +128,7 @@ def test_any_order_any_size_and_again(uploads: Uploads, seed: int, monkeypatch: 
         uploads.chunk(session, content[start:end], offset=start)
     assert uploads.finish(session, hashlib.md5(content).hexdigest()).size == len(content)
     assert uploads.target.read_bytes() == content
+    uploads.service.stop()
 
 
 def test_chunks_of_many_threads(uploads: Uploads) -> None:
@@ -277,9 +278,8 @@ def test_a_failing_write_gives_the_upload_up(uploads: Uploads, monkeypatch: pyte
 
 
 def test_a_temporary_file_that_somebody_cuts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions_module, "_KEPT", 0)  # all is digested from the file
     monkeypatch.setattr(target, "read_full", lambda fd, length, offset: b"")
-    uploads = Uploads(place)
+    uploads = Uploads(place, kept=0)  # all is digested from the file
     session = uploads.init(3)
     uploads.chunk(session, b"abc", offset=0)
     failure = refused("CONTENT_MISMATCH", lambda: uploads.finish(session))

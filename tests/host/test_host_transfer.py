@@ -15,7 +15,7 @@ from host_fakes import FakeFiles
 
 from host import transfer
 from host.errors import RPCError, UsageError, failure
-from host.transfer_options import NEVER_SMALL, SMALL_FILE
+from host.transfer_options import NEVER_SMALL
 
 MIB = 1024 * 1024
 
@@ -78,11 +78,10 @@ def test_chunked_upload_of_any_size(tmp_path: Path, size: int) -> None:
     assert guest.calls[0] == "InitUpload"
 
 
-@pytest.mark.parametrize("small_file", [SMALL_FILE, NEVER_SMALL])
 @pytest.mark.parametrize("size", [0, 1, 2 * MIB, 2 * MIB + 1, 7 * MIB])
-def test_download_arrives_whole(tmp_path: Path, size: int, small_file: int) -> None:
+def test_download_arrives_whole(tmp_path: Path, size: int) -> None:
     guest = FakeFiles({"/tmp/f": content_of(size)})
-    data = download(guest, "/tmp/f", tmp_path / "f", small_file=small_file)
+    data = download(guest, "/tmp/f", tmp_path / "f")
     assert (tmp_path / "f").read_bytes() == content_of(size)
     assert data == {
         "path": "/tmp/f",
