@@ -35,18 +35,51 @@ SYSTEM_FILE = "/etc/vsrpc/guest.yaml"
 PACKAGED_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "config.yaml")
 
 
-def _no_auth(value: object) -> bool:
-    # Fail closed: a daemon that is told to authenticate must not serve everybody.
-    if boolean(value):
-        raise ValueError("this version cannot authenticate callers, so it will not start with true: write false")
-    return False
-
-
 def _command_name(value: object) -> str:
     name = text(value)
     if name != name.strip() or any(char.isspace() for char in name) or ("/" in name and not name.startswith("/")):
         raise ValueError(f"{show(value)} is not a command: write its name (ls) or its absolute path (/usr/bin/ls)")
     return name
+
+
+def _unit_pattern(value: object) -> str:
+    name = text(value)
+    if "/" in name or any(char.isspace() for char in name):
+        raise ValueError(f"{show(value)} is not a unit's name: write nginx, or a pattern such as php*.service")
+    return name
+
+
+ON, READ_ONLY, OFF = "on", "read-only", "off"
+"""How much of a service is served: all of it, the rpcs that only read, or nothing."""
+
+
+def _switch(value: object) -> str:
+    if isinstance(value, bool):
+        return ON if value else OFF
+    if value == READ_ONLY:
+        return READ_ONLY
+    raise ValueError(f"{show(value)} is no switch: write true, false or {READ_ONLY}")
+
+
+@dataclass(frozen=True)
+class AllowedPath:
+    """A directory, with all below it, or a file, whose content may be read and, if `writable`, written."""
+
+    path: str
+    writable: bool = True
+
+
+def _allowed_path(value: object) -> AllowedPath:
+    if not isinstance(value, dict):
+        return AllowedPath(absolute_path(value))
+    if set(value) != {"path", "access"} or value["access"] not in ("read", "write"):
+        raise ValueError(f"{show(value)} is no entry: write a path, or {{path: /srv/, access: read}} (or write)")
+    return AllowedPath(absolute_path(value["path"]), value["access"] == "write")
+
+
+UNIT_ACTIONS = ("status", "start", "stop", "restart", "enable", "disable")
+
+_PATHS = tuple(map(AllowedPath, ("/tmp/", "/var/log/", "/home/", "/opt/")))
 
 
 @dataclass(frozen=True)
@@ -70,17 +103,77 @@ class ServerConfig:
     """Seconds that a call may take when its caller sets no deadline."""
     workers: int = key(integer(1, 256), 8)
     """Calls served at a time."""
+    queue: int = key(integer(0, 4096), 128)
+    """Calls that wait for their turn; what comes on top is refused."""
+
+
+@dataclass(frozen=True)
+class ServicesConfig:
+    """How much of each service is served: ON, READ_ONLY or OFF."""
+
+    system: str = key(_switch, ON)
+    shell: str = key(_switch, ON)
+    file: str = key(_switch, ON)
+    service_manager: str = key(_switch, ON)
 
 
 @dataclass(frozen=True)
 class SecurityConfig:
     """What callers may do."""
 
-    enable_auth: bool = key(_no_auth, False)
+    enable_auth: bool | None = key(or_null(boolean), None)
+    """None: where others than the host's administrator could connect (vsock), and not at a port or a UNIX socket."""
+    key_file: str = key(absolute_path, "/etc/vsrpc/keys")
+    """The keys that callers may sign with."""
+    replay_window: float = key(seconds(1, 3600), 300.0)
+    """Seconds by which a signature's time may differ from the guest's clock."""
     allowed_commands: tuple[str, ...] | None = key(or_null(list_of(_command_name)), _BUILT_IN_COMMANDS)
     """Names; empty for the built-in list; None for any command, run by the shell."""
-    allowed_paths: tuple[str, ...] = key(list_of(absolute_path), ("/tmp/", "/var/log/", "/home/", "/opt/"))
-    """Directories, with all below them, and files, of which content may be read and written."""
+    allowed_paths: tuple[AllowedPath, ...] = key(list_of(_allowed_path), _PATHS)
+    """Places of which content may be read and written; of several that hold a path the deepest counts."""
+    denied_paths: tuple[str, ...] = key(list_of(absolute_path), ())
+    """Directories, with all below them, and files that are refused always, beside the built-in ones."""
+    allowed_units: tuple[str, ...] | None = key(or_null(list_of(_unit_pattern)), None)
+    """Units that ServiceManager may touch: names or patterns; None for all."""
+    allowed_unit_actions: tuple[str, ...] = key(list_of(one_of(UNIT_ACTIONS)), UNIT_ACTIONS)
+    services: ServicesConfig = section(ServicesConfig)
+
+
+@dataclass(frozen=True)
+class LimitsConfig:
+    """How much callers may use. None: no limit."""
+
+    requests_per_second: float | None = key(or_null(seconds(1, 1_000_000)), None)
+    """Calls in a second, on average; as many may come at once."""
+    commands: int | None = key(or_null(integer(1, 256)), None)
+    """Commands that run at a time."""
+    uploads: int = key(integer(1, 1024), 32)
+    """Uploads open at a time."""
+    upload_idle: float = key(seconds(10, 86400), 900.0)
+    """Seconds without a call after which an upload is dropped."""
+    upload_space: int | None = key(or_null(size(64 * KIB, 1 << 50)), None)
+    """Bytes of all open uploads."""
+    free_space: int = key(size(0, 1 << 50), 0)
+    """Bytes that uploads leave free on a file system."""
+    buffered: int = key(size(1 * MIB, 1 << 40), 64 * MIB)
+    """Bytes of requests that were received and are not served yet."""
+    argument_size: int = key(size(1 * KIB, 2 * MIB), 128 * KIB)
+    """Bytes of a command's line, or of its arguments together."""
+    environment_size: int = key(size(0, 2 * MIB), 128 * KIB)
+    """Bytes of a request's variables together."""
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """The record of what callers did."""
+
+    enabled: bool = key(boolean, True)
+    file: str | None = key(or_null(absolute_path), None)
+    """None for the daemon's log."""
+    max_size: int = key(size(64 * KIB, 1024 * MIB), 10 * MIB)
+    """Bytes at which the file is rotated."""
+    backup_count: int = key(integer(0, 100), 5)
+    """Rotated files kept."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +196,8 @@ class GuestConfig:
     device: DeviceConfig = section(DeviceConfig)
     server: ServerConfig = section(ServerConfig)
     security: SecurityConfig = section(SecurityConfig)
+    limits: LimitsConfig = section(LimitsConfig)
+    audit: AuditConfig = section(AuditConfig)
     logging: LoggingConfig = section(LoggingConfig)
 
 

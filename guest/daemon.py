@@ -49,7 +49,7 @@ class Daemon:
             request_timeout=config.server.request_timeout,
             interceptors=(_log_call,),
         )
-        paths = PathPolicy(config.security.allowed_paths, own=[config_file, *_program_places()])
+        paths = PathPolicy([each.path for each in config.security.allowed_paths], own=[config_file, *_program_places()])
         self._files = FileService(paths, config.server.max_request_size, UploadSessions())
         add_SystemServicer_to_server(SystemService(), self.dispatcher)
         commands = CommandPolicy(config.security.allowed_commands, paths)

@@ -57,6 +57,8 @@ class ServicerContext:
         """What `send_content` gave."""
         self.on_sent: Callable[[], None] | None = None
         """... and its `release`."""
+        self.notes: dict[str, Any] = {}
+        """What the servicer says of the call for logs, such as the rule that allowed it."""
         self._lock = threading.Lock()
         self._cancelled = False
         self._callbacks: list[Callable[[], None]] = []

@@ -7,6 +7,7 @@ import os
 import threading
 from typing import Callable, Sequence
 
+from guest.config import UNIT_ACTIONS
 from guest.errors import error
 from guest.machine.systemd import DIRECTORIES, Result, Systemctl, TimedOut, Unit, Unusable, is_running, unit_name
 from vsrpc.context import ServicerContext
@@ -15,8 +16,6 @@ from vsrpc.v1 import service_pb2 as pb
 from vsrpc.v1.service_vsrpc import ServiceManagerServicer
 
 _log = logging.getLogger(__name__)
-
-_ACTIONS = ("status", "start", "stop", "restart", "enable", "disable")
 
 _JOURNAL_LINES = 10
 
@@ -93,8 +92,8 @@ def _checked(request: pb.ControlRequest) -> str:
     for field in ("name", "action"):
         if not getattr(request, field):
             raise error("MISSING_REQUIRED", f"{field} is missing", field=field)
-    if request.action not in _ACTIONS:
-        message = f"No such action: {request.action[:64]!r} (there are {', '.join(_ACTIONS)})"
+    if request.action not in UNIT_ACTIONS:
+        message = f"No such action: {request.action[:64]!r} (there are {', '.join(UNIT_ACTIONS)})"
         raise error("INVALID_PARAMS", message, field="action")
     try:
         return unit_name(request.name)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from guest import config
-from guest.config import ConfigError, GuestConfig
+from guest.config import OFF, ON, READ_ONLY, AllowedPath, ConfigError, GuestConfig
 
 
 def write(tmp_path: Path, content: str) -> str:
@@ -21,25 +22,65 @@ def write(tmp_path: Path, content: str) -> str:
 def test_packaged_file_shows_every_key_with_its_default() -> None:
     assert config.load(config.PACKAGED_FILE) == GuestConfig()
     shown = yaml.safe_load(Path(config.PACKAGED_FILE).read_text())
-    keys = {
-        section.name: {key.name for key in dataclasses.fields(section.metadata["section"])}
-        for section in dataclasses.fields(GuestConfig)
-    }
-    assert {section: set(content) for section, content in shown.items()} == keys
+    assert shape(shown) == keys(GuestConfig)
+
+
+def keys(section: type[Any]) -> dict[str, Any]:
+    """The keys of a section; each with those below it, or None."""
+    fields = dataclasses.fields(section)
+    return {each.name: keys(each.metadata["section"]) if "section" in each.metadata else None for each in fields}
+
+
+def shape(content: dict[str, Any]) -> dict[str, Any]:
+    return {name: shape(value) if isinstance(value, dict) else None for name, value in content.items()}
 
 
 def test_every_key_is_read(tmp_path: Path) -> None:
     content = """
-device: {path: /dev/virtio-ports/x, buffer_size: 128K}
-server: {max_request_size: 1MB, request_timeout: 5.5, workers: 2}
-security: {enable_auth: false, allowed_commands: [ls, /usr/bin/id], allowed_paths: [/srv/]}
+device: {path: /dev/virtio-ports/x, buffer_size: 128K, allow_rebind: true}
+server: {max_request_size: 1MB, request_timeout: 5.5, workers: 2, queue: 0}
+security:
+  enable_auth: false
+  key_file: /k
+  replay_window: 60
+  allowed_commands: [ls, /usr/bin/id]
+  allowed_paths: [/srv/, {path: /srv/x, access: read}, {path: /srv/x/y, access: write}]
+  denied_paths: [/srv/secret]
+  allowed_units: [nginx, php*.service]
+  allowed_unit_actions: [status, restart]
+  services: {system: read-only, shell: false, file: read-only, service_manager: true}
+limits:
+  requests_per_second: 100
+  commands: 4
+  uploads: 5
+  upload_idle: 60
+  upload_space: 1GB
+  free_space: 1MB
+  buffered: 16MB
+  argument_size: 2K
+  environment_size: 0
+audit: {enabled: false, file: /var/log/a, max_size: 1M, backup_count: 0}
 logging: {level: debug, file: /var/log/x.log, max_size: 1M, backup_count: 0}
 """
+    paths = (AllowedPath("/srv/"), AllowedPath("/srv/x", False), AllowedPath("/srv/x/y"))
+    services = config.ServicesConfig(READ_ONLY, OFF, READ_ONLY, ON)
     assert config.load(write(tmp_path, content)) == GuestConfig(
-        config.DeviceConfig("/dev/virtio-ports/x", 131072),
-        config.ServerConfig(1048576, 5.5, 2),
-        config.SecurityConfig(False, ("ls", "/usr/bin/id"), ("/srv/",)),
-        config.LoggingConfig("DEBUG", "/var/log/x.log", 1048576, 0),
+        config.DeviceConfig("/dev/virtio-ports/x", 131072, True),
+        config.ServerConfig(1048576, 5.5, 2, 0),
+        config.SecurityConfig(
+            enable_auth=False,
+            key_file="/k",
+            replay_window=60.0,
+            allowed_commands=("ls", "/usr/bin/id"),
+            allowed_paths=paths,
+            denied_paths=("/srv/secret",),
+            allowed_units=("nginx", "php*.service"),
+            allowed_unit_actions=("status", "restart"),
+            services=services,
+        ),
+        config.LimitsConfig(100.0, 4, 5, 60.0, 1 << 30, 1 << 20, 16 << 20, 2048, 0),
+        config.AuditConfig(False, "/var/log/a", 1 << 20, 0),
+        config.LoggingConfig("DEBUG", "/var/log/x.log", 1 << 20, 0),
     )
 
 
@@ -51,13 +92,33 @@ def test_null_commands_mean_any_and_an_empty_list_the_built_in_one(tmp_path: Pat
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("security:\n  enable_auth: true\n", "2: security.enable_auth: this version cannot authenticate callers"),
         ("security:\n  enable_auth: maybe\n", "2: security.enable_auth: 'maybe' is not a truth value"),
         ("security:\n  allowed_paths: null\n", "2: security.allowed_paths: null is not a list"),
         (
             "security:\n  allowed_paths:\n  - /tmp\n  - var\n",
             "4: security.allowed_paths: 'var' is not an absolute path",
         ),
+        (
+            "security:\n  allowed_paths: [{path: /x}]\n",
+            "2: security.allowed_paths: {'path': '/x'} is no entry: write a",
+        ),
+        (
+            "security:\n  allowed_paths:\n  - {path: /x, access: all}\n",
+            "3: security.allowed_paths: {'path': '/x', 'access': 'all'} is no entry",
+        ),
+        (
+            "security:\n  allowed_paths: [{path: x, access: read}]\n",
+            "2: security.allowed_paths: 'x' is not an absolute path",
+        ),
+        ("security:\n  allowed_units: [../x]\n", "2: security.allowed_units: '../x' is not a unit's name"),
+        (
+            "security:\n  allowed_unit_actions: [kill]\n",
+            "2: security.allowed_unit_actions: 'kill' is not one of status, start",
+        ),
+        ("security:\n  services:\n    shell: maybe\n", "3: security.services.shell: 'maybe' is no switch: write true"),
+        ("security:\n  services:\n    shel: false\n", "3: security.services.shel: unknown key; did you mean 'shell'"),
+        ("limits:\n  commands: 0\n", "2: limits.commands: 0 is out of range"),
+        ("limits:\n  requests_per_second: fast\n", "2: limits.requests_per_second: 'fast' is not a number"),
         ("security:\n  allowed_commands: ls\n", "2: security.allowed_commands: 'ls' is not a list"),
         ("security:\n  allowed_commands: [ls -l]\n", "2: security.allowed_commands: 'ls -l' is not a command"),
         ("security:\n  allowed_commands: [bin/ls]\n", "2: security.allowed_commands: 'bin/ls' is not a command"),
