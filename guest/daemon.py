@@ -16,9 +16,11 @@ import vsrpc
 from guest.config import GuestConfig
 from guest.errors import ERRORS
 from guest.files.sessions import UploadSessions
+from guest.jobs.store import JobStore
 from guest.policy.commands import CommandPolicy
 from guest.policy.paths import PathPolicy
 from guest.services.file import FileService
+from guest.services.job import JobService
 from guest.services.service_manager import ServiceManagerService
 from guest.services.shell import ShellServicer
 from guest.services.system import SystemService
@@ -29,6 +31,7 @@ from vsrpc.errors import RpcError
 from vsrpc.server import Server
 from vsrpc.transports import Listener
 from vsrpc.v1.file_vsrpc import add_FileServicer_to_server
+from vsrpc.v1.job_vsrpc import add_JobServicer_to_server
 from vsrpc.v1.service_vsrpc import add_ServiceManagerServicer_to_server
 from vsrpc.v1.shell_vsrpc import add_ShellServicer_to_server
 from vsrpc.v1.system_vsrpc import add_SystemServicer_to_server
@@ -54,6 +57,8 @@ class Daemon:
         add_SystemServicer_to_server(SystemService(), self.dispatcher)
         commands = CommandPolicy(config.security.allowed_commands, paths)
         add_ShellServicer_to_server(ShellServicer(commands), self.dispatcher)
+        self._jobs = JobService(commands, JobStore(), config.server.max_request_size)
+        add_JobServicer_to_server(self._jobs, self.dispatcher)
         add_FileServicer_to_server(self._files, self.dispatcher)
         add_ServiceManagerServicer_to_server(ServiceManagerService(), self.dispatcher)
         self._server = Server(self.dispatcher, agent=f"vsrpc-guest/{__version__}", workers=config.server.workers)
@@ -66,6 +71,7 @@ class Daemon:
     def stop(self) -> None:
         """End all calls and what they started, remove what was half uploaded, and make serve() return."""
         self._server.stop()
+        self._jobs.stop()
         self._files.stop()
 
 

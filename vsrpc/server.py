@@ -6,10 +6,11 @@ one after another. What becomes of calls that must not run twice is remembered a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from typing import Iterator
 
 from vsrpc.dispatcher import Dispatcher
 from vsrpc.errors import RpcError
@@ -21,12 +22,16 @@ from vsrpc.server_stream import ServerStream
 from vsrpc.status import Code
 from vsrpc.transports import Listener, TransportClosed
 from vsrpc.wire import Response
+from vsrpc.workers import WorkerPool
 
 _log = logging.getLogger(__name__)
 
 # What is done at once must not keep the thread that reads: bytes of a request, and of responses not yet written.
 _SMALL_REQUEST = 4096
 _MAX_BACKLOG = 1 << 20
+
+# Calls that wait for something outside, with a thread each, beside those that run and those that wait for their turn.
+_MAX_WAITING = 1024
 
 
 class Server:
@@ -53,7 +58,8 @@ class Server:
         self.replies = replies or ReplyCache()
         self.me = Peer(secrets.token_hex(16), agent, dispatcher.max_request_size)
         self._slots = threading.BoundedSemaphore(workers + queue)
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="vsrpc-worker")
+        self._stand_ins = threading.BoundedSemaphore(_MAX_WAITING)
+        self._pool = WorkerPool(workers, "vsrpc-worker")
         self._lock = threading.Lock()
         self._streams: set[ServerStream] = set()
         self._listeners: set[Listener] = set()
@@ -133,6 +139,7 @@ class Server:
         try:
             if self._stopping or not self._wanted(session, call):
                 return
+            call.context.standing_in = self._stand_in
             response = self._run(call)
             if not call.idempotency_key:
                 session.finish(call, response, wait=True)
@@ -141,6 +148,20 @@ class Server:
                 waiter.finish(waiting, waiting.repeat(response), wait=True)
         finally:
             self._slots.release()
+
+    @contextlib.contextmanager
+    def _stand_in(self) -> Iterator[None]:
+        """Let another call have the place of one that waits, among those that run and those that are taken."""
+        if not self._stand_ins.acquire(blocking=False):
+            yield  # then this one keeps its place
+            return
+        self._slots.release()
+        try:
+            with self._pool.waiting():
+                yield
+        finally:
+            self._stand_ins.release()
+            self._slots.acquire()
 
     def _run(self, call: IncomingCall) -> Response:
         try:

@@ -12,12 +12,12 @@ import os
 import select
 import signal
 import subprocess
+import threading
 import time
 from dataclasses import dataclass
-from typing import Mapping, Sequence
+from typing import Mapping, Protocol, Sequence
 
-from guest.jobs.capture import Capture
-from guest.jobs.process_tree import ProcessTree, Wake
+from guest.jobs.process_tree import ProcessTree, User, Wake
 from vsrpc.deadline import Deadline
 
 MAX_OUTPUT = 4 * 1024 * 1024
@@ -77,6 +77,8 @@ class Stage:
     argv: Sequence[str]
     program: str
     redirections: tuple[OpenFile | Copy, ...] = ()
+    makes_session: bool = False
+    """Whether the program makes a session for itself, as setsid(1) does."""
 
     def close(self) -> None:
         """Close the open files."""
@@ -104,26 +106,120 @@ class Status:
     signal: str = ""
 
 
+class Output(Protocol):
+    """Where a job's processes write to, and what becomes of it."""
+
+    reader: int
+    """The descriptor that is polled; -1 for none."""
+    writer: int
+    """The processes' end."""
+    ended: bool
+
+    @property
+    def has_room(self) -> bool:
+        """Whether `read` would take anything."""
+
+    @property
+    def patience(self) -> Deadline:
+        """When to look at `has_room` anew, if nothing happens before."""
+
+    def read(self, limit: int = ...) -> None:
+        """Take what is there, without waiting."""
+
+    def add(self, piece: bytes) -> None:
+        """Write bytes of our own."""
+
+    def close_writer(self) -> None:
+        """Close our own copy of the writing end."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+class Input(Protocol):
+    """What the processes read, and who feeds it."""
+
+    reader: int
+    """The processes' end."""
+
+    def pending(self) -> int:
+        """The descriptor into which more is to be written once there is room; -1 for none."""
+
+    def feed(self) -> None:
+        """Write what there is room for, without waiting."""
+
+    def release_reader(self) -> None:
+        """No further process will be given it."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+class NoInput:
+    """An input that has ended: /dev/null."""
+
+    def __init__(self) -> None:
+        self.reader = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+
+    def pending(self) -> int:
+        """Never anything."""
+        return -1
+
+    def feed(self) -> None:
+        """Nothing to write."""
+
+    def release_reader(self) -> None:
+        """It stays until the end."""
+
+    def close(self) -> None:
+        """Close the null device."""
+        os.close(self.reader)
+
+
 class Job:
     """Runs pipelines until `close`."""
 
     def __init__(
-        self, environment: Mapping[str, str], directory: str, deadline: Deadline, max_output: int = MAX_OUTPUT
+        self,
+        environment: Mapping[str, str],
+        directory: str,
+        deadline: Deadline,
+        stdout: Output,
+        stderr: Output,
+        stdin: Input,
+        user: User | None = None,
     ) -> None:
         self._environment = environment
         self._directory = directory
         self._deadline = deadline
+        self._user = user
         self._started = time.monotonic()
         self._cancelled = False
         self._wake = Wake()
-        self.stdout = Capture(max_output)
-        self.stderr = Capture(max_output)
-        self._null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self.stdout = stdout
+        self.stderr = stderr
+        self._stdin = stdin
+        self._tree: ProcessTree | None = None
+        self._lock = threading.Lock()  # guards _tree
+        self.pid = 0
+        """The first process of what runs, or ran last."""
 
     def cancel(self) -> None:
         """End the job soon; may be called by any thread at any time."""
         self._cancelled = True
         self._wake.set()
+
+    def wake(self) -> None:
+        """There is input, or room for output; from any thread."""
+        self._wake.set()
+
+    def signal(self, number: int) -> bool:
+        """Send a signal to all processes of what runs now; from any thread. False where nothing does."""
+        with self._lock:
+            if self._tree is None:
+                return False
+            self._tree.send(number)
+            return True
 
     @property
     def duration(self) -> float:
@@ -134,18 +230,24 @@ class Job:
         """Run one pipeline to its end; its status is that of the last stage.
 
         Raises JobTimeout and JobCancelled. A stage that cannot be executed says so on standard error, as in a shell,
-        and the others run; if `strict`, CannotExecute is raised.
+        and the others run. `strict`: it is the only command of the job, and CannotExecute is raised instead.
         """
         tree = ProcessTree(self._wake)
         try:
             self._check()
             last = self._start(tree, stages, strict)
+            if strict:
+                self._stdin.release_reader()
             tree.watch()
+            with self._lock:
+                self._tree, self.pid = tree, tree.pid
             while not tree.ended:
                 self._poll(self._deadline, tree)
                 if not tree.ended:
                     self._check(tree)
         finally:
+            with self._lock:
+                self._tree = None
             tree.close(_KILL_WAIT)
             for stage in stages:
                 stage.close()
@@ -157,22 +259,26 @@ class Job:
             output.close_writer()
             output.read(limit=_PIPE_MAX)
 
+    def close_input(self) -> None:
+        """Let go of all but the outputs."""
+        self._wake.close()
+        self._stdin.close()
+
     def close(self) -> None:
         """Let go of everything."""
-        self._wake.close()
+        self.close_input()
         self.stdout.close()
         self.stderr.close()
-        os.close(self._null)
 
     def _start(
         self, tree: ProcessTree, stages: Sequence[Stage | FailedStage], strict: bool
     ) -> Status | subprocess.Popen[bytes]:
         """Start all stages; returns the last one's process, or its status if it could not be started."""
         started: Status | subprocess.Popen[bytes] = Status(0)
-        stdin = self._null
+        stdin = self._stdin.reader
         for number, stage in enumerate(stages):
             last = number == len(stages) - 1
-            reader, writer = (self._null, self.stdout.writer) if last else os.pipe()
+            reader, writer = (self._stdin.reader, self.stdout.writer) if last else os.pipe()
             try:
                 started = self._start_stage(tree, stage, (stdin, writer, self.stderr.writer), strict)
             except BaseException:
@@ -185,7 +291,7 @@ class Job:
         return started
 
     def _close_pipe(self, fd: int) -> None:
-        if fd not in (self._null, self.stdout.writer):
+        if fd not in (self._stdin.reader, self.stdout.writer):
             os.close(fd)
 
     def _start_stage(
@@ -201,7 +307,15 @@ class Job:
                 table[redirection.fd] = table[redirection.source]
         try:
             stdin, stdout, stderr = table
-            return tree.spawn(stage.argv, stage.program, self._environment, self._directory, (stdin, stdout, stderr))
+            return tree.spawn(
+                stage.argv,
+                stage.program,
+                self._environment,
+                self._directory,
+                (stdin, stdout, stderr),
+                self._user,
+                session=not stage.makes_session,
+            )
         except OSError as failure:
             why = failure.strerror or str(failure)
             if strict:
@@ -217,7 +331,14 @@ class Job:
         """Wait until there is output, the processes ended, the job was cancelled, or the deadline passed."""
         poll = select.poll()
         for output in (self.stdout, self.stderr):
-            poll.register(output.reader, select.POLLIN)
+            if output.reader >= 0 and not output.ended:
+                if output.has_room:
+                    poll.register(output.reader, select.POLLIN)
+                else:
+                    deadline = deadline.sooner(output.patience.remaining())
+        into = self._stdin.pending()
+        if into >= 0:
+            poll.register(into, select.POLLOUT)
         for fd in (self._wake.fileno(), *tree.filenos()):
             poll.register(fd, select.POLLIN)
         remaining = deadline.remaining()
@@ -225,6 +346,7 @@ class Job:
         self._wake.clear()
         self.stdout.read()
         self.stderr.read()
+        self._stdin.feed()
 
     def _check(self, tree: ProcessTree | None = None) -> None:
         """Raise when the job must not go on; what runs is killed first."""

@@ -33,9 +33,11 @@ _INSTEAD = {
 class CommandPolicy:
     """The rules for one list: names, absolute paths, or None for any command. An empty list is the default one."""
 
-    def __init__(self, allowed: Iterable[str] | None, paths: PathRules) -> None:
+    def __init__(self, allowed: Iterable[str] | None, paths: PathRules, login_shell: bool = False) -> None:
         self._allowed = None if allowed is None else frozenset(allowed) or DEFAULT_COMMANDS
         self.paths = paths
+        self.login_shell = login_shell
+        """Whether callers may have an interactive shell, in which the list does not hold."""
 
     @property
     def restricted(self) -> bool:

@@ -9,7 +9,8 @@ import math
 import os
 
 from guest.errors import error
-from guest.jobs.job import MAX_OUTPUT, CannotExecute, Job, JobCancelled, JobTimeout, Stage, Status
+from guest.jobs.capture import Capture
+from guest.jobs.job import MAX_OUTPUT, CannotExecute, Job, JobCancelled, JobTimeout, NoInput, Stage, Status
 from guest.jobs.script import Script
 from guest.os_errors import printable
 from guest.policy.commands import CommandPolicy, refused
@@ -49,7 +50,8 @@ class ShellServicer(shell_vsrpc.ShellServicer):
         context.extend_deadline(timeout + _KILL_MARGIN)
         directory = self._directory(request.working_dir)
         environment = command_environment(request.env, self._policy.restricted)
-        job = Job(environment, directory, context.deadline.sooner(timeout), self._max_output)
+        stdout, stderr = Capture(self._max_output), Capture(self._max_output)
+        job = Job(environment, directory, context.deadline.sooner(timeout), stdout, stderr, NoInput())
         try:
             if not context.add_callback(job.cancel):
                 raise JobCancelled
@@ -57,9 +59,9 @@ class ShellServicer(shell_vsrpc.ShellServicer):
                 status = self._run(request, job, Script(self._policy, environment, directory), directory)
             finally:
                 job.finish()
-            return _reply(job, status)
+            return _reply(job, status, stdout, stderr)
         except JobTimeout:
-            raise _timed_out(job, timeout, context) from None
+            raise _timed_out(job, timeout, context, stdout, stderr) from None
         except JobCancelled:
             raise error("CANCELLED", "The caller cancelled the call or left; the command was killed") from None
         except CannotExecute as failure:
@@ -115,25 +117,25 @@ def _timeout(request: shell_pb2.ExecRequest) -> float:
     return timeout
 
 
-def _reply(job: Job, status: Status) -> shell_pb2.ExecResponse:
+def _reply(job: Job, status: Status, stdout: Capture, stderr: Capture) -> shell_pb2.ExecResponse:
     return shell_pb2.ExecResponse(
         exit_code=status.code,
         signal=status.signal,
-        stdout=job.stdout.content,
-        stderr=job.stderr.content,
-        stdout_truncated=job.stdout.truncated,
-        stderr_truncated=job.stderr.truncated,
-        stdout_size=job.stdout.size,
-        stderr_size=job.stderr.size,
+        stdout=stdout.content,
+        stderr=stderr.content,
+        stdout_truncated=stdout.truncated,
+        stderr_truncated=stderr.truncated,
+        stdout_size=stdout.size,
+        stderr_size=stderr.size,
         duration_ms=math.ceil(job.duration * 1000),
     )
 
 
-def _timed_out(job: Job, timeout: float, context: ServicerContext) -> RpcError:
+def _timed_out(job: Job, timeout: float, context: ServicerContext, stdout: Capture, stderr: Capture) -> RpcError:
     facts = {
         "timeout": f"{timeout:g}",
-        "stdout": job.stdout.content[:_ERROR_OUTPUT].decode("utf-8", "replace"),
-        "stderr": job.stderr.content[:_ERROR_OUTPUT].decode("utf-8", "replace"),
+        "stdout": stdout.content[:_ERROR_OUTPUT].decode("utf-8", "replace"),
+        "stderr": stderr.content[:_ERROR_OUTPUT].decode("utf-8", "replace"),
     }
     if context.deadline.expired:
         return error(
