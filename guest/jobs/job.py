@@ -30,6 +30,10 @@ _KILL_WAIT = 5.0  # seconds until a process that does not even die of SIGKILL is
 
 _PIPE_MAX = 1024 * 1024  # bytes: what a pipe holds at most, unless root enlarges it (pipe(7))
 
+_FATAL = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGKILL)
+
+_DIED = 128  # beyond which the exit code is the signal's number
+
 # POSIX XCU 2.8.2
 CANNOT_EXECUTE = 126
 """Exit code of a command that was found and could not be executed."""
@@ -43,6 +47,14 @@ class JobTimeout(Exception):
 
 class JobCancelled(Exception):
     """`cancel` was called; the processes were killed."""
+
+
+class JobSignalled(Exception):
+    """A signal that was sent to the job ended it; `status` says which."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 class CannotExecute(Exception):
@@ -199,8 +211,10 @@ class Job:
         self.stdout = stdout
         self.stderr = stderr
         self._stdin = stdin
+        self._lock = threading.Lock()  # the next three
         self._tree: ProcessTree | None = None
-        self._lock = threading.Lock()  # guards _tree
+        self._sent = 0  # the last signal that went to processes
+        self._pending = 0  # one that came when there were none
         self.pid = 0
         """The first process of what runs, or ran last."""
 
@@ -213,13 +227,16 @@ class Job:
         """There is input, or room for output; from any thread."""
         self._wake.set()
 
-    def signal(self, number: int) -> bool:
-        """Send a signal to all processes of what runs now; from any thread. False where nothing does."""
+    def signal(self, number: int) -> None:
+        """Send a signal to all processes of what runs now; from any thread.
+
+        As with a shell, one that ends what runs, or comes between two pipelines, ends the job.
+        """
         with self._lock:
-            if self._tree is None:
-                return False
-            self._tree.send(number)
-            return True
+            if self._tree is not None and self._tree.send(number):
+                self._sent = number
+            elif number in _FATAL:
+                self._pending = number
 
     @property
     def duration(self) -> float:
@@ -241,6 +258,8 @@ class Job:
             tree.watch()
             with self._lock:
                 self._tree, self.pid = tree, tree.pid
+                if self._pending and tree.send(self._pending):
+                    self._sent, self._pending = self._pending, 0
             while not tree.ended:
                 self._poll(self._deadline, tree)
                 if not tree.ended:
@@ -251,7 +270,10 @@ class Job:
             tree.close(_KILL_WAIT)
             for stage in stages:
                 stage.close()
-        return last if isinstance(last, Status) else _status(last.returncode)
+        status = last if isinstance(last, Status) else _status(last.returncode)
+        if self._sent in _FATAL and status.code == _DIED + self._sent:
+            raise JobSignalled(status)
+        return status
 
     def finish(self) -> None:
         """Take what is still in the pipes; a daemon that a command left behind may hold them, and is not waited for."""
@@ -350,6 +372,8 @@ class Job:
 
     def _check(self, tree: ProcessTree | None = None) -> None:
         """Raise when the job must not go on; what runs is killed first."""
+        if not tree and self._pending:
+            raise JobSignalled(_status(-self._pending))
         if not self._cancelled and not self._deadline.expired:
             return
         if tree:
@@ -369,4 +393,4 @@ def _status(returncode: int) -> Status:
         name = signal.Signals(number).name
     except ValueError:  # a real-time signal between SIGRTMIN and SIGRTMAX
         name = f"SIGRTMIN+{number - signal.SIGRTMIN}"
-    return Status(128 + number, name)
+    return Status(_DIED + number, name)

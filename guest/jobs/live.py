@@ -14,7 +14,7 @@ from typing import Callable, Mapping
 
 from guest.errors import error
 from guest.jobs.feed import InputFeed
-from guest.jobs.job import CannotExecute, Input, Job, JobCancelled, JobTimeout, NoInput, Status
+from guest.jobs.job import CannotExecute, Input, Job, JobCancelled, JobSignalled, JobTimeout, NoInput, Status
 from guest.jobs.log import OutputLog
 from guest.jobs.process_tree import User
 from guest.jobs.terminal import open_terminal, set_size
@@ -91,9 +91,10 @@ class LiveJob:
 
     def attend(self, stdout: int, stderr: int) -> None:
         """A reader has the outputs up to there, and stays."""
-        waited = self.stdout.attend(stdout)
-        if self.stderr.attend(stderr) or waited:
+        made_room = [self.stdout.attend(stdout), self.stderr.attend(stderr)]
+        if any(made_room):
             self._job.wake()
+            self.poke()
 
     def write(self, offset: int, content: bytes, eof: bool, deadline: Deadline) -> None:
         """Give it input; returns when all was taken, at the deadline, or when nobody reads.
@@ -110,8 +111,9 @@ class LiveJob:
         self._job.wake()
 
     def signal(self, number: int) -> bool:
-        """Send a signal to all of its processes; False where there are none."""
-        return self._job.signal(number)
+        """Send a signal to all of its processes; False where it has ended."""
+        self._job.signal(number)
+        return not self.over
 
     def resize(self, rows: int, columns: int) -> bool:
         """Change the size of its terminal; False where it has none."""
@@ -190,6 +192,8 @@ class LiveJob:
             status = self.spec.run(self._job)
         except JobTimeout:
             self.timed_out, status = True, Status(TIMED_OUT)
+        except JobSignalled as end:
+            status = end.status
         except JobCancelled:
             status = Status(KILLED, "SIGKILL")
         except CannotExecute as wrong:

@@ -153,11 +153,16 @@ class ProcessTree:
                 self._ended.set()
         return self._ended.is_set()
 
-    def send(self, number: int) -> None:
-        """Send a signal to every process of the tree that is still there."""
+    def send(self, number: int) -> bool:
+        """Send a signal to every process of the tree that is still there; False where all those that were started have
+        ended."""
         with self._lock:
-            if not self._reaped:
-                self._send(number)
+            if self._reaped:
+                return False
+            options = os.WEXITED | os.WNOWAIT | os.WNOHANG
+            alive = any(os.waitid(os.P_PID, each.pid, options) is None for each in self._processes)
+            self._send(number)
+            return alive
 
     def close(self, wait: float) -> None:
         """Reap the processes; those that still run are killed first.

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import base64
-import sys
 from typing import Any, Callable, Mapping
 
 from host.cli import exits
-from host.cli.output import TransferProgress, complain, print_json, print_line, write_bytes
+from host.cli.output import TransferProgress, print_json, print_line
 from host.client import VirtioRPCClient
 
 Arguments = argparse.Namespace
@@ -53,27 +51,24 @@ def _file_info(client: VirtioRPCClient, args: Arguments) -> int:
     return _print_data(client.get_file_info(args.path), args)
 
 
+def _job_command(name: str) -> Command:
+    def run(client: VirtioRPCClient, args: Arguments) -> int:
+        from host.cli import jobs  # here, so that other commands need not load it
+
+        command: Command = getattr(jobs, name)
+        return command(client, args)
+
+    return run
+
+
 def _exec(client: VirtioRPCClient, args: Arguments) -> int:
+    if not args.raw:
+        return _job_command("exec_")(client, args)
     timeout = args.exec_timeout or args.timeout or _EXEC_TIMEOUT
     envelope = client.exec_command(args.line, timeout=timeout, working_dir=args.workdir)
     data = envelope["data"]
-    if args.raw:
-        print_json(envelope)
-    else:
-        write_bytes(sys.stdout, _output(data, "stdout"))
-        write_bytes(sys.stderr, _output(data, "stderr"))
-        for name in ("stdout", "stderr"):
-            if data.get(f"{name}_truncated"):
-                complain("warning", f"{name} was cut: the command wrote {data[f'{name}_size']} bytes")
-        if data.get("signal"):
-            complain("warning", f"the command was killed by {data['signal']}")
+    print_json(envelope)
     return int(data["exit_code"]) & 0xFF
-
-
-def _output(data: Mapping[str, Any], name: str) -> bytes:
-    """The exact bytes of an output; its text has replacement characters where it is no UTF-8."""
-    exact = data.get(f"{name}_base64")
-    return base64.b64decode(exact) if exact else str(data.get(name, "")).encode()
 
 
 def _upload(client: VirtioRPCClient, args: Arguments) -> int:
@@ -128,6 +123,11 @@ COMMANDS: Mapping[str, Command] = {
     "info": _info,
     "status": _status,
     "exec": _exec,
+    "shell": _job_command("shell"),
+    "jobs": _job_command("jobs"),
+    "attach": _job_command("attach"),
+    "logs": _job_command("logs"),
+    "kill": _job_command("kill"),
     "upload": _upload,
     "download": _download,
     "file-info": _file_info,
