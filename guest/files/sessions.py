@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Iterator
 
 from guest.errors import error
-from guest.files.target import TargetFile
+from guest.files.target import Resumable, TargetFile
 from guest.files.upload import Budget, UploadSession
 from vsrpc.errors import RpcError
 
@@ -47,14 +47,16 @@ class UploadSessions:
         self._budget = Budget(kept)
         self._digesters = ThreadPoolExecutor(_DIGESTERS, thread_name_prefix="vsrpc-digest")
 
-    def open(self, target: TargetFile, size: int, chunk_size: int, *, digest_early: bool = True) -> str:
+    def open(
+        self, target: TargetFile, size: int, chunk_size: int, *, digest_early: bool = True, checksum: int = 0
+    ) -> str:
         """Begin an upload, and take over `target`; returns the id. Raises BUSY when too many are open.
 
-        `digest_early`: compute the MD5 while chunks arrive.
+        `digest_early`: compute the digest while chunks arrive.
         """
         self.drop_idle()
         session = UploadSession(
-            target, size, chunk_size, self._clock(), digest_early, self._digesters.submit, self._budget
+            target, size, chunk_size, self._clock(), digest_early, self._digesters.submit, self._budget, checksum
         )
         with self._lock:
             if self._stopped:
@@ -69,6 +71,15 @@ class UploadSessions:
                 return session_id
         session.close()
         raise refusal
+
+    def end(self, resume: Resumable) -> None:
+        """End the uploads that write what another one is to go on with: their caller has gone."""
+        with self._lock:
+            ended = [each for each in self._sessions.items() if each[1].resume == resume]
+            for session_id, _ in ended:
+                del self._sessions[session_id]
+        for _, session in ended:
+            session.close()
 
     @contextlib.contextmanager
     def use(self, session_id: str) -> Iterator[UploadSession]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import errno
 import grp
 import os
@@ -17,12 +18,14 @@ import re
 import secrets
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from guest.errors import error
 from guest.files.content import read_full
+from guest.files.entries import asked_path
 from guest.os_errors import as_rpc_error, file_errors, printable
 from guest.policy.paths import PathPolicy, kind
+from vsrpc.newfile import punch_hole
 from vsrpc.wire import Buffer
 
 if TYPE_CHECKING:
@@ -47,6 +50,10 @@ class TargetSpec:
     uid: int
     gid: int
     overwrite: bool
+    mtime_ns: int | None = None
+    """Last change of the content that it shall have; None for now."""
+    keep_attributes: bool = False
+    """Whether a file that is replaced keeps its mode, owner and group."""
 
     @classmethod
     def of(cls, request: UploadRequest | InitUploadRequest) -> TargetSpec:
@@ -55,12 +62,20 @@ class TargetSpec:
             message = f'mode {request.mode!r} is not octal permission bits: give 0 to 7777, for example "0644"'
             raise error("INVALID_PARAMS", message, field="mode")
         return cls(
-            path=request.path,
+            path=asked_path(request),
             mode=int(request.mode or "0644", 8),
             uid=_id("owner", request.owner, lambda name: pwd.getpwnam(name).pw_uid),
             gid=_id("group", request.group, lambda name: grp.getgrnam(name).gr_gid),
             overwrite=request.overwrite if request.HasField("overwrite") else True,
         )
+
+
+class Resumable(NamedTuple):
+    """What an upload writes that another one may go on with."""
+
+    path: str
+    key: str
+    """Names the source."""
 
 
 class TargetFile:
@@ -73,6 +88,8 @@ class TargetFile:
 
     def __init__(self, policy: PathPolicy, spec: TargetSpec) -> None:
         self.spec = spec
+        self.resume: Resumable | None = None
+        """Set where what was written is to be kept, when it is discarded, for another upload."""
         self.fd = -1
         self._temp = ""
         self._dirfd, self._name = policy.open_parent(spec.path)
@@ -101,13 +118,28 @@ class TargetFile:
         with file_errors(self.spec.path):
             return read_full(self.fd, length, offset)
 
+    def punch(self, offset: int, length: int) -> None:
+        """Make a part a hole; raises RpcError."""
+        with file_errors(self.spec.path, self._dirfd):
+            punch_hole(self.fd, offset, length)
+
+    def set_size(self, size: int) -> None:
+        """Cut it, or let it end with a hole; raises RpcError."""
+        with file_errors(self.spec.path, self._dirfd):
+            os.ftruncate(self.fd, size)
+
     def commit(self) -> None:
-        """Give it owner and mode, make it durable, put it in place in one step; on failure nothing is left of it."""
+        """Give it owner, mode and time, make it durable, put it in place in one step; on failure nothing is left."""
         try:
-            self._check_place()
+            existing = self._check_place()
+            if existing is not None and self.spec.keep_attributes and stat.S_ISREG(existing.st_mode):
+                mode, uid, gid = stat.S_IMODE(existing.st_mode), existing.st_uid, existing.st_gid
+                self.spec = dataclasses.replace(self.spec, mode=mode, uid=uid, gid=gid)
             with file_errors(self.spec.path, self._dirfd):
                 self._set_owner()
                 os.fchmod(self.fd, self.spec.mode)
+                if self.spec.mtime_ns is not None:
+                    os.utime(self.fd, ns=(self.spec.mtime_ns, self.spec.mtime_ns))
                 os.fsync(self.fd)
                 self._put_in_place()
                 self._sync_directory()
@@ -124,12 +156,12 @@ class TargetFile:
                 os.close(fd)
         self.fd = self._dirfd = -1
 
-    def _check_place(self) -> None:
+    def _check_place(self) -> os.stat_result | None:
         shown = printable(self.spec.path)
         try:
             status = os.stat(self._name, dir_fd=self._dirfd, follow_symlinks=False)
         except FileNotFoundError:
-            return
+            return None
         except OSError as failure:
             raise as_rpc_error(failure, self.spec.path) from failure
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
@@ -137,6 +169,7 @@ class TargetFile:
             raise error("WRONG_FILE_TYPE", f"The target is a {kind(status)}: {shown}{hint}", path=shown)
         if not self.spec.overwrite:
             raise as_rpc_error(FileExistsError(errno.EEXIST, ""), self.spec.path)
+        return status
 
     def _create(self) -> None:
         flags = os.O_RDWR | os.O_CLOEXEC

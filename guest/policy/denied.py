@@ -24,6 +24,8 @@ _DENIED = (
 
 _DENIED_RE = tuple((re.compile(f"(?:{pattern})(?:/.*)?\\Z", re.DOTALL), why) for pattern, why in _DENIED)
 
+_ANY_DENIED = re.compile(f"(?:{'|'.join(pattern for pattern, _ in _DENIED)})(?:/.*)?\\Z", re.DOTALL)
+
 _SECRETS = ("/etc/shadow", "/etc/gshadow", "/etc/shadow-", "/etc/gshadow-", "/etc/sudoers", "/etc/security/opasswd")
 """Denied files that a hard link elsewhere could expose (where fs.protected_hardlinks is off)."""
 
@@ -53,6 +55,11 @@ _KERNEL_TYPES = frozenset(
 def why_path_denied(real: str) -> str:
     """What the deny list protects at a real path; empty when it is not on the list."""
     return next((why for pattern, why in _DENIED_RE if pattern.match(real)), "")
+
+
+def is_path_denied(real: str) -> bool:
+    """Whether the deny list protects anything at a real path: faster, for very many paths."""
+    return _ANY_DENIED.match(real) is not None
 
 
 def why_file_denied(status: os.stat_result) -> str:

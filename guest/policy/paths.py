@@ -22,6 +22,12 @@ from guest.os_errors import as_rpc_error, file_errors, printable
 from guest.policy.denied import why_file_denied, why_path_denied
 from vsrpc.errors import RpcError
 
+METADATA, READ, WRITE = "metadata", "read", "write"
+"""What is done with a file: looked at, its content read, its content or its name changed."""
+
+VISIBLE = "metadata that every user of the guest can see"
+"""The rule by which metadata outside the configured places may be read."""
+
 _LONGEST_PATH = 4095  # bytes: PATH_MAX less its NUL (linux/limits.h)
 _MOST_LINKS = 40  # symbolic links followed in one path: MAXSYMLINKS (linux/namei.h)
 _NOWHERE = (errno.ENOENT, errno.ENOTDIR)
@@ -134,6 +140,25 @@ class PathPolicy:
             raise
         return None if fd is None else Found(fd, allowed)
 
+    def judge(self, path: str, real: str, fd: int | None, access: str) -> str:
+        """Judge what was opened (None for nothing) and where that is or would be, and say the rule that allows it."""
+        self._judge_secret(path, real, fd)
+        if self._is_allowed(real):
+            return "security.allowed_paths"
+        if access != METADATA or not _world_visible(real):
+            raise self._not_listed(path, real)
+        return VISIBLE
+
+    def judge_directory(self, path: str, real: str, fd: int, access: str) -> str | None:
+        """The same for a directory; None if what is in it must be judged by itself, whatever its name is."""
+        rule = self.judge(path, real, fd, access)
+        inside = real if real.endswith("/") else real + "/"
+        return None if any(place.startswith(inside) for place in (*self._allowed, *self._own)) else rule
+
+    def look(self, path: str, follow: bool = True) -> tuple[int | None, str]:
+        """Open what `path` names (O_PATH; None when nothing is there), and where that is or would be."""
+        return self._look(path, follow)
+
     def _look(self, path: str, follow: bool = True) -> tuple[int | None, str]:
         """Open what `path` names (None when nothing is there), and where that is or would be."""
         path = _plain(path)
@@ -213,6 +238,11 @@ def _plain(path: str) -> str:
 
 def _shown(path: str) -> str:
     return printable(path if len(path) <= 200 else path[:200] + "…")
+
+
+def where(fd: int, path: str) -> str:
+    """The real path of an open file; raises FILE_NOT_FOUND when it was removed meanwhile."""
+    return _where(fd, path)
 
 
 def _where(fd: int, path: str) -> str:

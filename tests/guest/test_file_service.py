@@ -410,6 +410,12 @@ def test_stat_of_a_file(place: Path, service: FileService) -> None:
         atime=1111,
         ctime=int(path.stat().st_ctime),
         md5=hashlib.md5(b"abc").hexdigest(),
+        uid=os.getuid(),
+        gid=os.getgid(),
+        device=path.stat().st_dev,
+        inode=path.stat().st_ino,
+        links=1,
+        allocated=path.stat().st_blocks * 512,
     )
 
 
