@@ -37,11 +37,17 @@ class WrongKindError(OSError):
 class NewFile:
     """A file that is open for reading and writing, in a directory. End it with `put` or `discard`, and close `fd`."""
 
-    def __init__(self, dirfd: int, prefix: str) -> None:
-        """`prefix`: how its temporary name begins, where it needs one. Raises OSError."""
+    def __init__(self, dirfd: int, prefix: str, fd: int = -1, temporary: str = "") -> None:
+        """`prefix`: how its temporary name begins, where it needs one. `fd` and `temporary`: of a file that is there.
+
+        Raises OSError.
+        """
         self._dirfd = dirfd
         self._prefix = prefix
-        self._temporary = ""
+        self._temporary = temporary
+        self.fd = fd
+        if fd >= 0:
+            return
         flags = os.O_RDWR | os.O_CLOEXEC
         try:
             self.fd = os.open(".", flags | os.O_TMPFILE, 0o600, dir_fd=dirfd)
@@ -151,23 +157,34 @@ def write_file(
     new = NewFile(dirfd, prefix)
     try:
         write_all(new.fd, content, 0)
-        existing: os.stat_result | None = None
-        if overwrite and attributes.keep:
-            existing = _existing(dirfd, name)
-        (attributes.like(existing) if existing else attributes).set_on(new.fd)
-        if existing is None:
-            try:
-                new.put_new(name)
-                return
-            except FileExistsError:
-                existing = _existing(dirfd, name)
-        if overwrite:
-            new.put(name)
-        elif not has_content(dirfd, name, content):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        _put(new, dirfd, name, attributes, overwrite)
+    except FileExistsError:
+        if overwrite or not has_content(dirfd, name, content):
+            raise
     finally:
         new.discard()
         os.close(new.fd)
+
+
+def put_file(new: NewFile, dirfd: int, name: str, attributes: Attributes, overwrite: bool) -> None:
+    """Give a new file attributes and a name, once it is on disk; see `write_file`."""
+    _existing(dirfd, name)
+    os.fsync(new.fd)
+    _put(new, dirfd, name, attributes, overwrite)
+
+
+def _put(new: NewFile, dirfd: int, name: str, attributes: Attributes, overwrite: bool) -> None:
+    existing = _existing(dirfd, name) if overwrite and attributes.keep else None
+    (attributes.like(existing) if existing else attributes).set_on(new.fd)
+    if existing is None:
+        try:
+            new.put_new(name)
+            return
+        except FileExistsError:
+            _existing(dirfd, name)
+            if not overwrite:
+                raise
+    new.put(name)
 
 
 def _existing(dirfd: int, name: str) -> os.stat_result | None:

@@ -103,7 +103,10 @@ def _print_transfer(what: str, envelope: Mapping[str, Any], path: str, args: Arg
         return _print_data(envelope, args)
     data = envelope["data"]
     print_line(f"{what} successful: {path} ({data['size']} bytes)")
-    print_line(f"MD5: {data['md5']}" if data["md5"] else "Checksum: CRC-32 of each message")
+    if data.get("sha256"):
+        print_line(f"SHA256: {data['sha256']}")
+    else:
+        print_line(f"MD5: {data['md5']}" if data["md5"] else "Checksum: CRC-32 of each message")
     return exits.OK
 
 

@@ -178,8 +178,8 @@ def _add_transfer(parser: argparse.ArgumentParser) -> None:
         "--checksum",
         choices=CHECKSUMS,
         default=MD5,
-        help="what checks the content from end to end: md5, or crc32, the CRC-32 of each message alone, which costs a "
-        "slow guest less (default: md5)",
+        help="what checks the content from end to end: md5, sha256, or crc32, the CRC-32 of each message alone, which "
+        "costs a slow guest less (default: md5)",
     )
 
 
