@@ -18,7 +18,7 @@ import re
 import secrets
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from guest.errors import error
 from guest.files.content import read_full
@@ -67,6 +67,7 @@ class TargetSpec:
             uid=_id("owner", request.owner, lambda name: pwd.getpwnam(name).pw_uid),
             gid=_id("group", request.group, lambda name: grp.getgrnam(name).gr_gid),
             overwrite=request.overwrite if request.HasField("overwrite") else True,
+            **_kept(request),
         )
 
 
@@ -242,6 +243,17 @@ def rename_new(dirfd: int, source: str, target: str) -> None:
         if number in (errno.EINVAL, errno.ENOSYS):
             raise OSError(errno.EOPNOTSUPP, "create without overwriting")
         raise OSError(number, os.strerror(number))
+
+
+def _kept(request: Any) -> dict[str, Any]:
+    """What only an upload in chunks can keep of its source, or of the file that it replaces."""
+    if "keep_attributes" not in request.DESCRIPTOR.fields_by_name:
+        return {}
+    nanos: int = request.mtime_nanos
+    if not 0 <= nanos < 10**9:
+        raise error("INVALID_PARAMS", f"mtime_nanos is {nanos}: give 0 to 999999999", field="mtime_nanos")
+    mtime_ns = request.mtime * 10**9 + nanos if request.HasField("mtime") else None
+    return {"mtime_ns": mtime_ns, "keep_attributes": request.keep_attributes}
 
 
 def _temp_name() -> str:

@@ -165,8 +165,7 @@ class FileService(FileTrees, FileChanges):
             message = f"No space left on the file system for {needed} bytes ({free} bytes are free): {shown}"
             raise error("NO_SPACE", message, path=shown, free=free)
         size = _STREAM if request.stream else request.size
-        # With a key, and with holes, each chunk has a digest of its own.
-        early = request.checksum != pb.CHECKSUM_CRC32 and not request.resume_key and not request.data_size
+        early = request.checksum != pb.CHECKSUM_CRC32 and not request.chunk_digests
         session_id = self._sessions.open(target, size, self._chunk_size, digest_early=early, checksum=request.checksum)
         return pb.InitUploadResponse(
             session_id=session_id, chunk_size=self._chunk_size, path=told_path(request), resumable=left

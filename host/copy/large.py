@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 from collections import deque
-from typing import Any, Callable, Iterable, Iterator, Mapping
+from typing import Any, Callable, Iterable, Iterator, Mapping, Tuple
 
 from host.backend import Buffer, Reply
 from host.chunks import FIELDS, digest_of, receive, send
@@ -28,7 +28,7 @@ from vsrpc.partial import PREFIX, KeptFile
 _COMPARED = 64 * 1024 * 1024  # bytes whose digests go in one call
 _ABORT_TIMEOUT = 5.0  # seconds; a guest that is gone drops the session by itself
 
-Range = tuple[int, int]
+Range = Tuple[int, int]
 Counted = Callable[[int, int], None]
 """Told bytes that are done, and how many of them had to cross the port."""
 
@@ -109,6 +109,7 @@ class LargeUpload:
         size, options = self._status.st_size, self._options
         ranges = list(data_ranges(self._fd, 0, size)) if self._status.st_blocks * 512 < size else [(0, size)]
         request = {**path_fields(self._target), **fields, "size": size, **FIELDS[options.checksum]}
+        request["chunk_digests"] = True
         if ranges != [(0, size)]:
             request["data_size"] = max(1, sum(length for _, length in ranges))
         if options.resumable(size):

@@ -74,19 +74,19 @@ class LocalTree:
             raise OSError(errno.EINVAL, "is no regular file any more")
         return fd
 
-    def read(self, name: str, most: int) -> bytes | None:
-        """The content of a small file; None if it has grown beyond `most` bytes. Raises OSError."""
+    def read(self, name: str, most: int) -> bytes:
+        """The content of a small file, `most` bytes of it at most. Raises OSError."""
         fd = self.open(name)
         try:
             parts: list[bytes] = []
-            left = most + 1
+            left = most
             while left:
                 part = os.read(fd, left)
                 if not part:
                     break
                 parts.append(part)
                 left -= len(part)
-            return b"".join(parts) if left else None
+            return b"".join(parts)
         finally:
             os.close(fd)
 

@@ -339,6 +339,7 @@ class InitUploadRequest(_message.Message):
     MTIME_FIELD_NUMBER: _builtins.int
     MTIME_NANOS_FIELD_NUMBER: _builtins.int
     KEEP_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    CHUNK_DIGESTS_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Absolute path of the target."""
     size: _builtins.int
@@ -369,6 +370,8 @@ class InitUploadRequest(_message.Message):
     """Nanoseconds beyond `mtime`."""
     keep_attributes: _builtins.bool
     """Whether a file that is replaced keeps its mode, owner and group."""
+    chunk_digests: _builtins.bool
+    """Each chunk brings its digest, so that none of the whole file is computed."""
     def __init__(
         self,
         *,
@@ -386,10 +389,11 @@ class InitUploadRequest(_message.Message):
         mtime: _builtins.int | None = ...,
         mtime_nanos: _builtins.int = ...,
         keep_attributes: _builtins.bool = ...,
+        chunk_digests: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_mtime", b"_mtime", "_overwrite", b"_overwrite", "mtime", b"mtime", "overwrite", b"overwrite"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mtime", b"_mtime", "_overwrite", b"_overwrite", "checksum", b"checksum", "data_size", b"data_size", "group", b"group", "keep_attributes", b"keep_attributes", "mode", b"mode", "mtime", b"mtime", "mtime_nanos", b"mtime_nanos", "overwrite", b"overwrite", "owner", b"owner", "path", b"path", "path_bytes", b"path_bytes", "resume_key", b"resume_key", "size", b"size", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mtime", b"_mtime", "_overwrite", b"_overwrite", "checksum", b"checksum", "chunk_digests", b"chunk_digests", "data_size", b"data_size", "group", b"group", "keep_attributes", b"keep_attributes", "mode", b"mode", "mtime", b"mtime", "mtime_nanos", b"mtime_nanos", "overwrite", b"overwrite", "owner", b"owner", "path", b"path", "path_bytes", b"path_bytes", "resume_key", b"resume_key", "size", b"size", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__mtime: _TypeAlias = _typing.Literal["mtime"]  # noqa: Y015
     _WhichOneofArgType__mtime: _TypeAlias = _typing.Literal["_mtime", b"_mtime"]  # noqa: Y015
