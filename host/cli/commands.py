@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from typing import Any, Callable, Mapping
 
 from host.cli import exits
@@ -56,6 +57,14 @@ def _job_command(name: str) -> Command:
         from host.cli import jobs  # here, so that other commands need not load it
 
         command: Command = getattr(jobs, name)
+        return command(client, args)
+
+    return run
+
+
+def _file_command(module: str, name: str) -> Command:
+    def run(client: VirtioRPCClient, args: Arguments) -> int:
+        command: Command = getattr(importlib.import_module(f"host.cli.{module}"), name)
         return command(client, args)
 
     return run
@@ -133,6 +142,20 @@ COMMANDS: Mapping[str, Command] = {
     "kill": _job_command("kill"),
     "upload": _upload,
     "download": _download,
+    "cp": _file_command("copying", "cp"),
+    "sync": _file_command("copying", "sync"),
+    "ls": _file_command("listing", "ls"),
+    "stat": _file_command("listing", "stat"),
+    "df": _file_command("listing", "df"),
+    "checksum": _file_command("listing", "checksum"),
+    "mkdir": _file_command("files", "mkdir"),
+    "rm": _file_command("files", "rm"),
+    "mv": _file_command("files", "mv"),
+    "chmod": _file_command("files", "chmod"),
+    "chown": _file_command("files", "chown"),
+    "ln": _file_command("files", "ln"),
+    "touch": _file_command("files", "touch"),
+    "tail": _file_command("files", "tail"),
     "file-info": _file_info,
     "service": _service,
 }

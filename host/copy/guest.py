@@ -48,9 +48,9 @@ class GuestTree:
             return None
         return of_reply(reply.data["entries"][0])
 
-    def entries(self, path: str, prefix: str = "") -> Iterator[Entry]:
-        """All below a directory, their names put behind a prefix. Raises RPCError."""
-        fields: dict[str, Any] = {**path_fields(path), "recursive": True}
+    def entries(self, path: str, prefix: str = "", recursive: bool = True) -> Iterator[Entry]:
+        """What is in a directory, with all below it if `recursive`; names are put behind a prefix. Raises RPCError."""
+        fields: dict[str, Any] = {**path_fields(path), "recursive": recursive}
         while True:
             data = self.reply("List", fields, LONG).data
             for each in data["entries"]:
