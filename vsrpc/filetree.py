@@ -18,6 +18,8 @@ from vsrpc.errors import RpcError
 MAX_DEPTH = 128
 """Directories below each other: each is an open descriptor while one is in it."""
 
+_NO_NAMES = frozenset(("", ".", ".."))
+
 _MAX_NAME = 255  # bytes: NAME_MAX (linux/limits.h)
 
 Failure = (OSError, RpcError)
@@ -62,10 +64,10 @@ class Directory:
         self.close()
 
 
-def parts_of(name: str) -> tuple[str, ...]:
+def parts_of(name: str) -> list[str]:
     """The parts of a name below a directory; raises OSError for one that could lead elsewhere, or is no name."""
-    parts = tuple(name.split("/"))
-    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+    parts = name.split("/")
+    if "\0" in name or not _NO_NAMES.isdisjoint(parts):
         raise OSError(errno.EINVAL, "a name below a directory has no empty parts, no '.', '..' or NUL")
     if len(parts) > MAX_DEPTH:
         raise OSError(errno.ENAMETOOLONG, f"more than {MAX_DEPTH} directories below each other")
@@ -82,9 +84,14 @@ class Parents(Generic[D]):
 
     def __init__(self, root: D) -> None:
         self._open: list[tuple[str, D]] = [("", root)]
+        self._above: str | None = None  # of the last name
 
     def of(self, name: str) -> tuple[D, str]:
         """The directory of a name, which stays open until the next call, and the name's last part. Raises OSError."""
+        directory, _, last = name.rpartition("/")
+        if directory == self._above:
+            return self._open[-1][1], parts_of(last)[0]
+        self._above = None
         *above, leaf = parts_of(name)
         kept = 0
         while kept < len(above) and kept + 1 < len(self._open) and self._open[kept + 1][0] == above[kept]:
@@ -92,6 +99,7 @@ class Parents(Generic[D]):
         self._close(kept)
         for part in above[kept:]:
             self._open.append((part, self._open[-1][1].enter(part)))
+        self._above = directory
         return self._open[-1][1], leaf
 
     def _close(self, kept: int) -> None:

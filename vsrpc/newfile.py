@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import secrets
 import stat
@@ -37,10 +38,10 @@ class WrongKindError(OSError):
 class NewFile:
     """A file that is open for reading and writing, in a directory. End it with `put` or `discard`, and close `fd`."""
 
-    def __init__(self, dirfd: int, prefix: str, fd: int = -1, temporary: str = "") -> None:
+    def __init__(self, dirfd: int, prefix: str, fd: int = -1, temporary: str = "", mode: int = 0o600) -> None:
         """`prefix`: how its temporary name begins, where it needs one. `fd` and `temporary`: of a file that is there.
 
-        Raises OSError.
+        `mode` is less the umask. Raises OSError.
         """
         self._dirfd = dirfd
         self._prefix = prefix
@@ -50,13 +51,13 @@ class NewFile:
             return
         flags = os.O_RDWR | os.O_CLOEXEC
         try:
-            self.fd = os.open(".", flags | os.O_TMPFILE, 0o600, dir_fd=dirfd)
+            self.fd = os.open(".", flags | os.O_TMPFILE, mode, dir_fd=dirfd)
             return
         except OSError as failure:
             if failure.errno not in _NO_TMPFILE:
                 raise
         name = self._temporary_name()
-        self.fd = os.open(name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=dirfd)
+        self.fd = os.open(name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=dirfd)
         self._temporary = name
 
     def put_new(self, name: str) -> None:
@@ -132,8 +133,8 @@ class Attributes:
             return self
         return Attributes(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, self.mtime_ns)
 
-    def set_on(self, fd: int) -> None:
-        """Set them on an open file. Raises OSError."""
+    def set_on(self, fd: int, mode: int = KEEP) -> None:
+        """Set them on an open file, which has that `mode` already. Raises OSError."""
         if (self.uid, self.gid) != (KEEP, KEEP):
             try:
                 os.fchown(fd, self.uid, self.gid)
@@ -141,7 +142,9 @@ class Attributes:
                 status = os.fstat(fd)
                 if self.uid not in (KEEP, status.st_uid) or self.gid not in (KEEP, status.st_gid):
                     raise
-        os.fchmod(fd, self.mode)  # after the owner, a change of which clears bits
+            mode = KEEP  # a change of the owner clears bits
+        if mode != self.mode:
+            os.fchmod(fd, self.mode)
         if self.mtime_ns is not None:
             os.utime(fd, ns=(self.mtime_ns, self.mtime_ns))
 
@@ -154,10 +157,12 @@ def write_file(
     Raises OSError: FileExistsError unless `overwrite` is set or the file that is there has this content already;
     WrongKindError. A symbolic link is replaced, not followed.
     """
-    new = NewFile(dirfd, prefix)
+    mode = attributes.mode if attributes.mode & (0o7000 | _umask()) == 0 else 0o600
+    new = NewFile(dirfd, prefix, mode=mode)
     try:
-        write_all(new.fd, content, 0)
-        _put(new, dirfd, name, attributes, overwrite)
+        if len(content):
+            write_all(new.fd, content, 0)
+        _put(new, dirfd, name, attributes, overwrite, mode)
     except FileExistsError:
         if overwrite or not has_content(dirfd, name, content):
             raise
@@ -173,17 +178,18 @@ def put_file(new: NewFile, dirfd: int, name: str, attributes: Attributes, overwr
     _put(new, dirfd, name, attributes, overwrite)
 
 
-def _put(new: NewFile, dirfd: int, name: str, attributes: Attributes, overwrite: bool) -> None:
-    existing = _existing(dirfd, name) if overwrite and attributes.keep else None
-    (attributes.like(existing) if existing else attributes).set_on(new.fd)
-    if existing is None:
-        try:
-            new.put_new(name)
-            return
-        except FileExistsError:
-            _existing(dirfd, name)
-            if not overwrite:
-                raise
+def _put(new: NewFile, dirfd: int, name: str, attributes: Attributes, overwrite: bool, mode: int = KEEP) -> None:
+    """`mode`: what it has already."""
+    attributes.set_on(new.fd, mode)
+    try:
+        new.put_new(name)
+        return
+    except FileExistsError:
+        existing = _existing(dirfd, name)
+        if not overwrite:
+            raise
+    if existing is not None and attributes.keep:
+        attributes.like(existing).set_on(new.fd)
     new.put(name)
 
 
@@ -288,6 +294,21 @@ def sync_file_system(fd: int) -> None:
     function = getattr(_libc(), "syncfs", None)
     if function is None or function(ctypes.c_int(fd)) != 0:
         os.sync()
+
+
+@functools.lru_cache(maxsize=1)
+def _umask() -> int:
+    """This process's, which does not change."""
+    return umask()
+
+
+def umask() -> int:
+    """This process's, without changing it for a moment, which other threads would see."""
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if line.startswith("Umask:"):  # proc(5): since Linux 4.7
+                return int(line.split()[1], 8)
+    return 0o077
 
 
 def _libc() -> Any:

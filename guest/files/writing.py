@@ -21,6 +21,8 @@ from vsrpc.wire import Buffer
 
 FILE_MODE, DIRECTORY_MODE = 0o644, 0o755
 
+_LOOK = 16  # files made before it is asked whether somebody still waits
+
 
 class TreeWriter:
     """Makes what one call asks for, and keeps what could not be made. A context manager."""
@@ -34,6 +36,7 @@ class TreeWriter:
         self._parents = Parents(directory)
         self._sources = Parents(directory)  # of hard links
         self._owners = Owners()
+        self._known: dict[tuple[object, ...], Attributes] = {}
         self._makers = {
             "": self._file,
             "file": self._file,
@@ -46,8 +49,9 @@ class TreeWriter:
     def make(self, files: Iterable[pb.NewFile], go_on: Callable[[], None]) -> None:
         """Make them one after the other; what `go_on` raises ends it."""
         at = 0
-        for new in files:
-            go_on()
+        for number, new in enumerate(files):
+            if number % _LOOK == 0:
+                go_on()
             name = os.fsdecode(new.name)
             dirfd = self._directory.fd
             try:
@@ -102,6 +106,14 @@ class TreeWriter:
         set_attributes(parent, leaf, self._wanted(new, KEEP))
 
     def _wanted(self, new: pb.NewFile, mode: int) -> Attributes:
+        if not new.HasField("mtime"):  # very many are alike
+            key = (new.mode, new.owner, new.group, new.keep_attributes, mode)
+            if key not in self._known:
+                self._known[key] = self._attributes_of(new, mode)
+            return self._known[key]
+        return self._attributes_of(new, mode)
+
+    def _attributes_of(self, new: pb.NewFile, mode: int) -> Attributes:
         if new.mtime_nanos < 0 or new.mtime_nanos >= 10**9:
             raise error("INVALID_PARAMS", f"mtime_nanos is {new.mtime_nanos}: give 0 to 999999999", field="mtime_nanos")
         return Attributes(

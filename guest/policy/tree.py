@@ -35,6 +35,7 @@ class JudgedDirectory(Directory):
         self.policy = policy
         self._access = access
         self._real = where(fd, path)
+        self._inside = self._real if self._real.endswith("/") else self._real + "/"
         # What is in it has the same rule; None where each has its own.
         self._rule = policy.judge_directory(path, self._real, fd, access) if judged else None
 
@@ -52,7 +53,7 @@ class JudgedDirectory(Directory):
 
     def check(self, leaf: str, status: os.stat_result | None) -> None:
         """Raise PERMISSION_DENIED for what may not be touched. `status`: what is there, None for nothing."""
-        real = os.path.join(self._real, leaf)
+        real = f"{self._inside}{leaf}"
         linked = status is not None and stat.S_ISREG(status.st_mode) and status.st_nlink > 1
         visible = self._rule != VISIBLE or (status is not None and status.st_mode & stat.S_IROTH)
         if self._rule is not None and visible and not linked and not is_path_denied(real):

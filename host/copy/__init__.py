@@ -12,6 +12,7 @@ from host.copy.options import Done, Options
 from host.copy.plan import copy
 from host.copy.sync import sync
 from host.errors import failure
+from vsrpc.newfile import umask
 
 __all__ = ["Done", "Options", "Preserve", "Report", "checked", "copy", "preserving", "sync"]
 
@@ -20,7 +21,7 @@ def preserving(all_of_it: bool) -> Preserve:
     """What a copy keeps of its sources: all, or only the permission bits, less this process's umask."""
     if all_of_it:
         return Preserve(True, True, True)
-    return Preserve(umask=_umask())
+    return Preserve(umask=umask())
 
 
 def checked(report: Report) -> dict[str, Any]:
@@ -33,11 +34,3 @@ def checked(report: Report) -> dict[str, Any]:
     if len(report.failures) > 1:
         message += f", and {len(report.failures) - 1} more"
     raise failure("INCOMPLETE", message, **report.as_dict())
-
-
-def _umask() -> int:
-    with open("/proc/self/status", encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if line.startswith("Umask:"):  # since Linux 4.7
-                return int(line.split()[1], 8)
-    return 0o022

@@ -12,7 +12,7 @@ from host.copy.entry import SYMLINK, Report, rpc_error
 from host.copy.guest import TRANSIENT, GuestTree, join
 from host.copy.large import LargeDownload
 from host.copy.local import LocalTree
-from host.copy.mover import BATCH_BYTES, BATCH_FILES, SMALL, Item, Mover
+from host.copy.mover import BATCH_BYTES, BATCH_FILES, BATCHES, SMALL, Item, Mover
 from host.copy.options import Meter, Options
 from host.errors import RPCError, failure
 from host.names import path_fields
@@ -50,7 +50,7 @@ class Download(Mover):
 
     def move_small(self, items: Iterable[Item], large: Callable[[Item], None]) -> None:
         under_way: deque[list[Item]] = deque()
-        with Window() as window:
+        with Window(BATCHES) as window:
             for batch in self._batches(items):
                 size = sum(item.entry.size for item in batch)
                 while not window.has_room(size):

@@ -24,6 +24,10 @@ BATCH_BYTES = 1024 * 1024
 
 BATCH_FILES = 500
 
+BATCHES = 2
+"""Batches under way: one that the guest works on, and one that is on its way. More would only get into each other's way
+in a guest with few CPUs."""
+
 # Errors of a call that say nothing of the file: going on would only repeat them.
 _FATAL = TRANSIENT | {"PROTOCOL_ERROR", "UNAUTHENTICATED", "ENDPOINT_NOT_FOUND", "DEADLINE_EXCEEDED", "CANCELLED"}
 

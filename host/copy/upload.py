@@ -11,7 +11,7 @@ from host.copy.entry import DIRECTORY, FILE, Report, rpc_error
 from host.copy.guest import TRANSIENT, GuestTree, join, new_file
 from host.copy.large import LargeUpload
 from host.copy.local import LocalTree
-from host.copy.mover import BATCH_BYTES, BATCH_FILES, SMALL, Item, Mover
+from host.copy.mover import BATCH_BYTES, BATCH_FILES, BATCHES, SMALL, Item, Mover
 from host.copy.options import Meter, Options
 from host.errors import RPCError
 from host.names import name_of, path_fields
@@ -50,7 +50,7 @@ class Upload(Mover):
 
     def move_small(self, items: Iterable[Item], large: Callable[[Item], None]) -> None:
         under_way: deque[Batch] = deque()
-        with Window() as window:
+        with Window(BATCHES) as window:
             for batch in self._batches(items, large):
                 size = sum(len(content) for _, _, content in batch)
                 while not window.has_room(size):
