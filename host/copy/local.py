@@ -39,8 +39,8 @@ class LocalTree:
         directory, leaf = self._parents.of(name)
         return _entry(name, leaf, directory, os.stat(leaf, dir_fd=directory.fd, follow_symlinks=False))
 
-    def entries(self, name: str) -> Iterator[Entry]:
-        """All below the directory of that name, or below the root if that is "". Raises OSError."""
+    def entries(self, name: str, recursive: bool = True) -> Iterator[Entry]:
+        """What is in the directory of that name, or in the root if that is ""; with all below. Raises OSError."""
         fd = os.dup(self.root.fd)
         top = Directory(fd)
         try:
@@ -48,7 +48,7 @@ class LocalTree:
                 directory, leaf = self._parents.of(name)
                 top.close()
                 top = directory.enter(leaf, readable=True)
-            for seen in walk(top):
+            for seen in walk(top, recursive):
                 full = f"{name}/{seen.name}" if name else seen.name
                 failure = ("LOCAL_ERROR", f"{shown(self.full(full))}: {_cause(seen.failure)}") if seen.failure else None
                 if seen.status is None:

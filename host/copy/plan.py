@@ -166,7 +166,13 @@ class _Copy:
         needed = sum(min(item.entry.size, item.entry.allocated) for item in items if item.entry.kind == FILE)
         if not needed:
             return
-        free = self._guest.free(self._dest.root) if self._dest.guest else self._local(self._dest.root).free()
+        root = self._dest.root
+        free = self._guest.free(root) if self._dest.guest else self._local(root).free()
+        if needed > free:  # what an interrupted copy has left there is not needed again
+            there = (
+                self._guest.entries(root, recursive=False) if self._dest.guest else self._local(root).entries("", False)
+            )
+            free += sum(entry.allocated for entry in there if is_temporary(entry.name))
         if needed > free:
             side = "in the guest" if self._dest.guest else "here"
             message = f"No space left {side} for {needed} bytes ({free} bytes are free): {shown(self._dest.path)}"
