@@ -38,7 +38,7 @@ class Script:
         directory: str,
         adapt: Callable[[Stage], Stage] | None = None,
     ) -> None:
-        """`adapt` changes how a judged command is executed; it may refuse it, too."""
+        """`adapt` changes how a judged command is executed."""
         self._policy = policy
         self._adapt = adapt
         self._directory = directory

@@ -28,9 +28,6 @@ DEFAULT_DIRECTORY = "/"
 MAX_TIMEOUT = 7 * 86400.0
 """Seconds: a week. What runs longer is a service."""
 
-_INTERACTIVE = frozenset(("top",))
-"""Listed programs that take commands from their terminal, which could not be judged."""
-
 
 class Request(Protocol):
     """The fields that requests for commands share."""
@@ -90,7 +87,6 @@ def prepare(policy: CommandPolicy, request: Request, options: Options = Options(
     # "--": a command line may begin with "-".
     argv = ["/bin/sh", "-c", "--", request.command] if request.command else list(request.argv)
     program = policy.check(argv, directory)
-    _check_terminal(policy, argv, options)
     stage = _with_terminal(Stage(argv, program), options)
     shown = request.command or " ".join(argv)
     return Command(lambda job: job.run([stage], strict=True), shown, environment, directory, user)
@@ -114,11 +110,8 @@ def _script(
     user: User | None,
     options: Options,
 ) -> Command:
-    def on_terminal(stage: Stage) -> Stage:
-        _check_terminal(policy, stage.argv, options)
-        return _with_terminal(stage, options) if len(line.commands) == 1 else stage
-
-    script = Script(policy, environment, directory, on_terminal if options.terminal else None)
+    alone = len(line.commands) == 1
+    script = Script(policy, environment, directory, (lambda stage: _with_terminal(stage, options)) if alone else None)
     script.judge(line)
     return Command(lambda job: script.run_judged(line, job), text, environment, directory, user)
 
@@ -130,12 +123,6 @@ def _with_terminal(stage: Stage, options: Options) -> Stage:
     if setsid is None:
         raise error("NOT_SUPPORTED", "This guest has no setsid (util-linux), which a terminal needs", command="setsid")
     return Stage(with_controlling_terminal(setsid, stage.program, stage.argv), setsid, stage.redirections, True)
-
-
-def _check_terminal(policy: CommandPolicy, argv: Sequence[str], options: Options) -> None:
-    name = os.path.basename(argv[0])
-    if policy.restricted and options.terminal and name in _INTERACTIVE:
-        raise refused(f"{name} on a terminal", "it takes commands there; run it without a terminal, in batch mode")
 
 
 def _environment(policy: CommandPolicy, request: Request, user: User | None, terminal: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from typing import Callable
 
@@ -31,7 +32,7 @@ MAX_STDERR = 1024 * 1024
 _MAX_WAIT = 3600.0
 _ANSWER_TIME = 0.2  # seconds kept back from a call's deadline
 
-_LONGEST_TERM = 64
+_TERM = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}\Z")
 
 
 class JobService(JobServicer):
@@ -48,27 +49,7 @@ class JobService(JobServicer):
 
     def Start(self, request: pb.JobStartRequest, context: ServicerContext) -> pb.JobStartResponse:
         """Start a command."""
-        has_terminal = request.HasField("terminal")
-        term = (request.terminal.type or "xterm") if has_terminal else ""
-        if len(term) > _LONGEST_TERM or (
-            term and not term.replace("-", "").replace(".", "").replace("+", "").isalnum()
-        ):
-            raise error("INVALID_PARAMS", f"terminal.type {term[:64]!r} is not a terminal's name", field="terminal")
-        command = prepare(self._policy, request, Options(request.user, term, request.login_shell))
-        spec = Spec(
-            command.run,
-            command.shown,
-            command.environment,
-            command.directory,
-            command.environment["USER"],
-            _log_size(request.log_size),
-            timeout=_timeout(request),
-            run_as=command.user,
-            stdin=request.stdin,
-            terminal=_size(request.terminal.rows, request.terminal.columns) if has_terminal else None,
-            hold_output=request.hold_output,
-        )
-        job = self._store.start(spec)
+        job = self._store.start(judge(self._policy, request))
         context.notes["job_id"] = job.id
         _wait(job, request.wait, context, lambda: job.over or job.stdout.end > 0 or job.stderr.end > 0)
         _, stdout = job.stdout.content(0, READ_SIZE)
@@ -140,6 +121,28 @@ class JobService(JobServicer):
         with context.waiting():
             self._store.forget(request.job_id, request.kill)
         return pb.JobForgetResponse(job_id=request.job_id)
+
+
+def judge(policy: CommandPolicy, request: pb.JobStartRequest) -> Spec:
+    """The job that a request asks for. Raises RpcError as guest.services.command.prepare does."""
+    has_terminal = request.HasField("terminal")
+    term = (request.terminal.type or "xterm") if has_terminal else ""
+    if term and not _TERM.match(term):
+        raise error("INVALID_PARAMS", f"terminal.type {term[:64]!r} is not a terminal's name", field="terminal")
+    command = prepare(policy, request, Options(request.user, term, request.login_shell))
+    return Spec(
+        command.run,
+        command.shown,
+        command.environment,
+        command.directory,
+        command.environment["USER"],
+        _log_size(request.log_size),
+        timeout=_timeout(request),
+        run_as=command.user,
+        stdin=request.stdin,
+        terminal=_size(request.terminal.rows, request.terminal.columns) if has_terminal else None,
+        hold_output=request.hold_output,
+    )
 
 
 def _info(job: LiveJob) -> pb.JobInfo:
