@@ -6,6 +6,7 @@ daemon.dispatcher)`, and run it.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import sys
@@ -21,6 +22,7 @@ from guest.policy.commands import CommandPolicy
 from guest.policy.paths import PathPolicy
 from guest.services.file import FileService
 from guest.services.job import JobService
+from guest.services.machine import MachineService, Operations
 from guest.services.service_manager import ServiceManagerService
 from guest.services.shell import ShellServicer
 from guest.services.system import SystemService
@@ -32,6 +34,7 @@ from vsrpc.server import Server
 from vsrpc.transports import Listener
 from vsrpc.v1.file_vsrpc import add_FileServicer_to_server
 from vsrpc.v1.job_vsrpc import add_JobServicer_to_server
+from vsrpc.v1.machine_vsrpc import add_MachineServicer_to_server
 from vsrpc.v1.service_vsrpc import add_ServiceManagerServicer_to_server
 from vsrpc.v1.shell_vsrpc import add_ShellServicer_to_server
 from vsrpc.v1.system_vsrpc import add_SystemServicer_to_server
@@ -55,10 +58,12 @@ class Daemon:
         paths = PathPolicy([each.path for each in config.security.allowed_paths], own=[config_file, *_program_places()])
         self._files = FileService(paths, config.server.max_request_size, UploadSessions())
         add_SystemServicer_to_server(SystemService(), self.dispatcher)
-        commands = CommandPolicy(config.security.allowed_commands, paths)
+        commands = CommandPolicy(config.security.allowed_commands, paths, config.security.login_shell)
         add_ShellServicer_to_server(ShellServicer(commands), self.dispatcher)
-        self._jobs = JobService(commands, JobStore(), config.server.max_request_size)
+        self._jobs = JobService(commands, JobStore(config.limits.jobs), config.server.max_request_size)
         add_JobServicer_to_server(self._jobs, self.dispatcher)
+        self._machine = MachineService(Operations(**dataclasses.asdict(config.security.operations)))
+        add_MachineServicer_to_server(self._machine, self.dispatcher)
         add_FileServicer_to_server(self._files, self.dispatcher)
         add_ServiceManagerServicer_to_server(ServiceManagerService(), self.dispatcher)
         self._server = Server(self.dispatcher, agent=f"vsrpc-guest/{__version__}", workers=config.server.workers)
@@ -72,6 +77,7 @@ class Daemon:
         """End all calls and what they started, remove what was half uploaded, and make serve() return."""
         self._server.stop()
         self._jobs.stop()
+        self._machine.stop()
         self._files.stop()
 
 

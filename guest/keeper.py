@@ -35,7 +35,7 @@ class Keeper:
     """Serves Job until stop(), or until there have been no jobs for a while."""
 
     def __init__(self, settings: config.GuestConfig, policy: CommandPolicy, idle_seconds: float = IDLE_SECONDS) -> None:
-        self._store = JobStore()
+        self._store = JobStore(settings.limits.jobs)
         self._service = JobService(policy, self._store, settings.server.max_request_size)
         dispatcher = Dispatcher(errors=ERRORS, max_request_size=settings.server.max_request_size, request_timeout=None)
         add_JobServicer_to_server(self._service, dispatcher)
