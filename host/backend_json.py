@@ -46,6 +46,12 @@ def _job() -> tuple[Route, ...]:
     return JOB_ROUTES
 
 
+def _machine() -> tuple[Route, ...]:
+    from vsrpc.v1.machine_tables import MACHINE_ROUTES
+
+    return MACHINE_ROUTES
+
+
 def _service_manager() -> tuple[Route, ...]:
     from vsrpc.v1.service_tables import SERVICE_MANAGER_ROUTES
 
@@ -57,6 +63,7 @@ _ROUTES: Mapping[str, Callable[[], tuple[Route, ...]]] = {
     "Shell": _shell,
     "File": _file,
     "Job": _job,
+    "Machine": _machine,
     "ServiceManager": _service_manager,
 }
 

@@ -121,9 +121,11 @@ class VirtioRPCClient:
         """Calls of any rpc by its names, for what has no method here: RemoteJob (host.jobs)."""
         return self._calls
 
-    def call(self, service: str, rpc: str, **fields: Any) -> dict[str, Any]:
-        """Call any rpc of the schema by its names; the fields of its request are arguments."""
-        return self._call(service, rpc, fields)
+    def call(
+        self, service: str, rpc: str, fields: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Call any rpc of the schema by its names; `fields` are those of its request. Data: those of its response."""
+        return self._call(service, rpc, fields, timeout)
 
     def ping(self, timeout: float | None = None) -> dict[str, Any]:
         """Whether the daemon answers. Data: timestamp, uptime, message."""

@@ -126,6 +126,33 @@ def _build() -> argparse.ArgumentParser:
     file_info = command("file-info", "describe a file of the guest")
     file_info.add_argument("path", metavar="PATH", help="absolute path in the guest")
 
+    for name, help in (("shutdown", "shut the guest down"), ("reboot", "reboot the guest")):
+        power = command(name, f"{help}, now or later, or call that off")
+        if name == "shutdown":
+            power.add_argument("--reboot", action="store_true", help="start again afterwards")
+        power.add_argument("--delay", type=int, default=0, metavar="SEC", help="seconds until then (default: 0)")
+        power.add_argument("--message", default="", metavar="TEXT", help="what users who are logged in are told")
+        power.add_argument("--cancel", action="store_true", help="call off what was to come")
+    time = command("time", "tell the guest's clock, or set it")
+    time.add_argument("--sync", action="store_true", help="set it to this host's clock")
+    time.add_argument("--hardware", action="store_true", help="set the hardware clock too")
+    hostname = command("hostname", "tell the guest's host name, or set it")
+    hostname.add_argument("name", metavar="NAME", nargs="?")
+    freeze = command("freeze", "hold all writes to file systems, for a snapshot")
+    freeze.add_argument("mountpoints", metavar="MOUNTPOINT", nargs="*", help="(default: all file systems on disks)")
+    freeze.add_argument(
+        "--lease", type=int, default=0, metavar="SEC", help="seconds after which they thaw anyway (default: 60)"
+    )
+    command("thaw", "let writes go on")
+    trim = command("trim", "tell the disks which blocks are not used")
+    trim.add_argument("mountpoints", metavar="MOUNTPOINT", nargs="*", help="(default: all file systems on disks)")
+    trim.add_argument("--minimum", type=int, default=0, metavar="BYTES", help="smallest free range that is told")
+    top = command("top", "list the processes that use most")
+    top.add_argument("--sort", choices=("cpu", "memory"), default="cpu", help="what comes first (default: cpu)")
+    top.add_argument("-n", "--lines", type=int, default=10, metavar="N", help="how many (default: 10)")
+    command("users", "list who is logged in")
+    command("interfaces", "list network interfaces with their addresses")
+
     service = command("service", "control a system service of the guest")
     service.add_argument("name", metavar="NAME", help='for example "nginx"')
     service.add_argument("action", metavar="ACTION", choices=ACTIONS, help=", ".join(ACTIONS))
