@@ -149,7 +149,7 @@ class Challenge(NamedTuple):
 
 
 def signed_text(request: Request, credentials: Credentials) -> bytes:
-    """What the signature of a request is over (PROTOCOL.md, Authentication). No line of it can hold a line feed."""
+    """What the signature of a request is over (PROTOCOL.md, Authentication): lines, in which no line feed can be."""
     fields = [f"{name}: {value}" for name in SIGNED_FIELDS for value in request.headers.get_all(name)]
     lines = [
         SCHEME,
@@ -161,6 +161,7 @@ def signed_text(request: Request, credentials: Credentials) -> bytes:
         request.target,
         *fields,
         body_digest(request.body, request.tail),
+        "",
     ]
     return "\n".join(lines).encode("latin-1")
 

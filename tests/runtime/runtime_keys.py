@@ -63,7 +63,7 @@ def authorization(
     }
     lines = ["VSRPC1-HMAC-SHA256", *map(str, part.values()), method, target]
     lines += [f"{name}: {headers[name]}" for name in _FIELDS if name in headers]
-    lines.append(hashlib.sha256(body).hexdigest())
+    lines += [hashlib.sha256(body).hexdigest(), ""]
     signature = hmac.new(bytes.fromhex(secret), "\n".join(lines).encode(), hashlib.sha256).hexdigest()
     parts = [f"{name}={value}" for name, value in {**part, "signature": signature}.items()]
     return "VSRPC1-HMAC-SHA256 " + ", ".join(parts)
