@@ -1,16 +1,22 @@
-"""Keys for tests, and signatures made by PROTOCOL.md alone: nothing here uses the code that is tested."""
+"""Keys for tests, signatures made by PROTOCOL.md alone (by nothing of the code that is tested), and a server that
+wants them."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import itertools
+import json
 from pathlib import Path
 from typing import Any, Callable, Mapping
 
+from runtime_world import Gate, RawClient, World
+
 from vsrpc.auth import Challenge, Key
 from vsrpc.authenticator import Authenticator
+from vsrpc.v1.shell_pb2 import ExecRequest, ExecResponse
 
+REST = "/api/v1/shell/exec"
 SECRET = "00112233445566778899aabbccddeeff"
 KEY = Key("host1", bytes.fromhex(SECRET))
 OTHER = Key("host2", bytes(range(32)))
@@ -78,4 +84,46 @@ def key_file(path: Path, text: str, mode: int = 0o600) -> str:
     return str(path)
 
 
-Signer = Callable[..., str]
+class Guarded:
+    """A world whose server wants signatures, what it ran, and peers that sign by hand."""
+
+    def __init__(
+        self, make_world: Callable[..., World], listener: Any = None, gate: Gate | None = None, **options: Any
+    ) -> None:
+        self.clock = Clock()
+        self.judge = judge(clock=self.clock, **options.pop("judge", {}))
+        self.world = make_world(listener, authenticator=self.judge, **options)
+        self.ran: list[tuple[str, str]] = []
+        self._gate = gate
+        self.world.handlers.set("Exec", self._exec)
+
+    def _exec(self, request: ExecRequest, context: Any) -> ExecResponse:
+        self.ran.append((context.key, request.command[:10]))
+        if self._gate is not None:
+            self._gate.wait()
+        return ExecResponse(stdout=f"run {len(self.ran)}".encode())
+
+    def challenge(self) -> Challenge:
+        return self.judge.challenge(self.world.server.me.instance)
+
+    def session(self) -> RawClient:
+        peer = self.world.peer()
+        peer.begin_session()
+        return peer
+
+    def ask(
+        self,
+        peer: RawClient,
+        command: str = "make",
+        *,
+        path: str = REST,
+        sent: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
+        **signed: Any,
+    ) -> None:
+        """Send a signed request. `sent`: what travels in place of what was signed."""
+        fields = {"content-type": "application/json", "x-request-id": "i", **(headers or {})}
+        body = json.dumps({"command": command}).encode()
+        value = authorization(self.challenge(), "POST", path, fields, body, **signed)
+        what = {"method": "POST", "target": path, "body": body, **fields, "authorization": value, **(sent or {})}
+        peer.request(what.pop("method"), what.pop("target"), what.pop("body"), **what)
