@@ -16,6 +16,7 @@ from vsrpc.v1.file_vsrpc import FILE_SERVICE
 from vsrpc.v1.shell_pb2 import ExecRequest, ExecResponse
 from vsrpc.v1.shell_vsrpc import ShellStub
 from vsrpc.v1.system_vsrpc import SystemStub
+from vsrpc.wire import Headers
 
 MakeWorld = Callable[..., World]
 
@@ -120,12 +121,12 @@ def test_the_wall_clocks_of_both_ends_do_not_matter(make_world: MakeWorld, monke
 
 
 def test_a_server_that_finds_every_time_wrong_is_given_up() -> None:
-    asked: list[str] = []
+    asked: list[Headers] = []
 
     def talk(server: RawServerSide) -> None:
         server.hello(www_authenticate=str(Challenge("ab" * 16, 1000)))
         for request in server.requests():
-            asked.append(request.headers.get("authorization") or "")
+            asked.append(request.headers)
             stale = str(Challenge("ab" * 16, 1000 * len(asked), True))
             body = b'{"code": "unauthenticated", "message": "never"}'
             server.reply(request, 401, body, www_authenticate=stale, content_type="application/json")
@@ -133,9 +134,12 @@ def test_a_server_that_finds_every_time_wrong_is_given_up() -> None:
     server = RawServer(talk)
     options = ChannelOptions(key=KEY, retry_interval=1000)
     with Channel("raw:", server.connect, options) as channel, pytest.raises(RpcError, match="never") as caught:
-        SystemStub(channel).Ping()
+        ShellStub(channel).Exec(ExecRequest(command="x"))
     assert caught.value.code() is Code.UNAUTHENTICATED
-    assert len({value.partition("nonce=")[2] for value in asked}) == len(asked) == 4, "each with a signature of its own"
+    signatures = {(headers.get("authorization") or "").partition("nonce=")[2] for headers in asked}
+    assert len(signatures) == len(asked) == 4, "each has its own"
+    assert len({headers.get("idempotency-key") for headers in asked}) == 1
+    assert not any("vsrpc-retry-age-ms" in headers for headers in asked), "no one was a repetition: none ran"
 
 
 def test_a_call_that_is_to_be_signed_anew_may_be_cancelled(make_world: MakeWorld) -> None:
