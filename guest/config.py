@@ -137,7 +137,7 @@ class SecurityConfig:
     key_file: str = key(absolute_path, "/etc/vsrpc/keys")
     """The keys that callers may sign with."""
     replay_window: float = key(seconds(1, 3600), 300.0)
-    """Seconds by which a signature's time may differ from the guest's clock."""
+    """Seconds by which a signature's time may differ from the one that the daemon tells its clients."""
     allowed_commands: tuple[str, ...] | None = key(or_null(list_of(_command_name)), _BUILT_IN_COMMANDS)
     """Names; empty for the built-in list; None for any command, run by the shell."""
     allowed_paths: tuple[AllowedPath, ...] = key(list_of(_allowed_path), _PATHS)

@@ -14,7 +14,8 @@ import time
 from typing import Any, Callable
 
 import vsrpc
-from guest.config import GuestConfig
+from guest.authentication import authenticator, is_needed
+from guest.config import ConfigError, GuestConfig
 from guest.errors import ERRORS
 from guest.files.sessions import UploadSessions
 from guest.jobs.store import JobStore
@@ -46,16 +47,21 @@ _FREQUENT = frozenset(("/vsrpc.v1.System/Ping", "/vsrpc.v1.File/UploadChunk", "/
 
 
 class Daemon:
-    """The guest's services on a server. `config_file` is where the configuration came from: callers cannot touch it."""
+    """The guest's services on a server. `config_file` is where the configuration came from: callers cannot touch it.
+    `address`: where it will serve, which may decide whether callers must sign (None: the configured port). Raises
+    ConfigError where they must, and there is no key."""
 
-    def __init__(self, config: GuestConfig, config_file: str) -> None:
+    def __init__(self, config: GuestConfig, config_file: str, address: str | None = None) -> None:
+        self._security = config.security
+        judge = authenticator(config.security, config.device.path if address is None else address)
         self.dispatcher = Dispatcher(
             errors=ERRORS,
             max_request_size=config.server.max_request_size,
             request_timeout=config.server.request_timeout,
             interceptors=(_log_call,),
         )
-        paths = PathPolicy([each.path for each in config.security.allowed_paths], own=[config_file, *_program_places()])
+        own = [config_file, config.security.key_file, *_program_places()]
+        paths = PathPolicy([each.path for each in config.security.allowed_paths], own=own)
         self._files = FileService(paths, config.server.max_request_size, UploadSessions())
         add_SystemServicer_to_server(SystemService(), self.dispatcher)
         commands = CommandPolicy(config.security.allowed_commands, paths, config.security.login_shell)
@@ -66,10 +72,20 @@ class Daemon:
         add_MachineServicer_to_server(self._machine, self.dispatcher)
         add_FileServicer_to_server(self._files, self.dispatcher)
         add_ServiceManagerServicer_to_server(ServiceManagerService(), self.dispatcher)
-        self._server = Server(self.dispatcher, agent=f"vsrpc-guest/{__version__}", workers=config.server.workers)
+        self._server = Server(
+            self.dispatcher,
+            agent=f"vsrpc-guest/{__version__}",
+            workers=config.server.workers,
+            authenticator=judge,
+        )
 
     def serve(self, listener: Listener) -> None:
         """Serve the listener's peers until stop(). Raises OSError when it cannot."""
+        if self._server.authenticator is None and is_needed(self._security, listener.address):
+            listener.close()
+            raise ConfigError(f"callers at {listener.address} must sign: name that address when the Daemon is made")
+        if self._server.authenticator is not None:
+            _log.info("callers must sign their requests with a key of %s", self._security.key_file)
         _log.info("vsrpc-guest %s serves %s", __version__, listener.address)
         self._server.serve(listener)
 

@@ -21,6 +21,7 @@ from vsrpc.errors import RpcError
 
 if TYPE_CHECKING:
     from host.local import LocalGuest
+    from vsrpc.auth import Key
     from vsrpc.channel import Channel
 
 __all__ = ["RPCError", "UsageError", "VirtioRPCClient"]
@@ -41,7 +42,8 @@ class VirtioRPCClient:
     guest daemon). Times are in seconds; the defaults are those of host/config.yaml. `json=True` speaks JSON instead of
     protobuf. Use it as a context manager, or call connect() and disconnect(); without connect(), the first call
     connects. Threads may share it. `lock_dir` is where the clients of a port take turns (None: VSRPC_LOCK_DIR, or the
-    user's own); `on_wait` is told who holds the port, where that must be waited for.
+    user's own); `on_wait` is told who holds the port, where that must be waited for. `key` signs requests where the
+    guest wants that.
 
     Results are {"code": 0, "message": "success", "timestamp": unix seconds, "data": {…}} with the fields of the
     schema as data. A call that fails raises RPCError; a local file that cannot be used raises OSError; an argument that
@@ -61,6 +63,7 @@ class VirtioRPCClient:
         backoff_factor: float = 2.0,
         lock_dir: str | None = None,
         on_wait: Callable[[str], None] | None = None,
+        key: Key | None = None,
     ) -> None:
         self._target = socket_path
         self._json = json
@@ -73,6 +76,7 @@ class VirtioRPCClient:
             backoff_factor=backoff_factor,
             lock_dir=lock_dir,
             on_wait=on_wait,
+            key=key,
         )
         self._lock = threading.Lock()
         self._local: LocalGuest | None = None

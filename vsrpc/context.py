@@ -47,6 +47,8 @@ class ServicerContext:
         """The caller's X-Request-ID, or one that the server made."""
         self.deadline = deadline
         """Until when the call may take."""
+        self.key = ""
+        """The name of the key that the request was signed with; "" where requests need not be signed."""
         self._own_deadline = True
         self._metadata = metadata
         self._peer = peer

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, Sequence
 
 from vsrpc import codec, connect_unary
+from vsrpc.auth import CHALLENGE, Challenge
 from vsrpc.context import ServicerContext
 from vsrpc.deadline import Deadline
 from vsrpc.errors import RpcError, outcome_unknown
@@ -49,6 +50,8 @@ class IncomingCall:
     def __init__(self, dispatcher: Dispatcher, request: Request, peer: str, refused: Refused | None = None) -> None:
         self._dispatcher = dispatcher
         self._refused = refused
+        self.refused = refused is not None
+        """Whether it was refused by its head, and has no body that could be served."""
         self.request = request
         self.path, _, self.query = request.target.partition("?")
         given = request.headers.get(REQUEST_ID)
@@ -140,8 +143,11 @@ class IncomingCall:
 
     def not_run(self, error: RpcError) -> Response:
         """The response for an error of a request that did nothing: it may be sent again, whatever it asks for."""
-        response = self.fail(error)
-        return Response(response.status, Headers([*response.headers, NOT_RUN]), response.body)
+        return _with(NOT_RUN, self.fail(error))
+
+    def not_authentic(self, error: RpcError, challenge: Challenge) -> Response:
+        """The response to a request that is not signed as it must be."""
+        return _with((CHALLENGE, str(challenge)), self.fail(error))
 
     def fail(self, error: RpcError) -> Response:
         """The response for an error, in the form of the door that the request came through."""
@@ -195,6 +201,10 @@ class IncomingCall:
         return self.respond(
             status, [("content-type", codec.JSON_TYPE), *extra, *metadata], connect_unary.error_body(error)
         )
+
+
+def _with(field: tuple[str, str], response: Response) -> Response:
+    return response._replace(headers=Headers([*response.headers, field]))
 
 
 def _refusal(refused: Refused) -> RpcError:

@@ -12,6 +12,8 @@ import secrets
 import threading
 from typing import Iterator
 
+from vsrpc.auth import Credentials
+from vsrpc.authenticator import Authenticator, NotAuthentic
 from vsrpc.dispatcher import Dispatcher
 from vsrpc.errors import RpcError
 from vsrpc.hello import Peer
@@ -33,6 +35,9 @@ _MAX_BACKLOG = 1 << 20
 # Calls that wait for something outside, with a thread each, beside those that run and those that wait for their turn.
 _MAX_WAITING = 1024
 
+# Bodies up to so many bytes are hashed where they are read: handing them to a worker takes longer.
+_SMALL_BODY = 16384
+
 
 class Server:
     """Serves a dispatcher's services to the peers of listeners."""
@@ -47,15 +52,18 @@ class Server:
         stall_timeout: float = 15.0,
         write_timeout: float = 30.0,
         replies: ReplyCache | None = None,
+        authenticator: Authenticator | None = None,
     ) -> None:
         """`workers` requests run at a time and `queue` more wait; what comes on top is refused at once.
 
         `stall_timeout`: seconds without a byte in the middle of a request after which its sender is given up.
+        `authenticator`: who judges whether requests are signed as they must be; without one they need not be.
         """
         self.dispatcher = dispatcher
         self.stall_timeout = stall_timeout
         self.write_timeout = write_timeout
         self.replies = replies or ReplyCache()
+        self.authenticator = authenticator
         self.me = Peer(secrets.token_hex(16), agent, dispatcher.max_request_size)
         self._slots = threading.BoundedSemaphore(workers + queue)
         self._stand_ins = threading.BoundedSemaphore(_MAX_WAITING)
@@ -105,38 +113,83 @@ class Server:
 
     def submit(self, session: ServerSession, call: IncomingCall) -> None:
         """Run a call on a worker, or at once, unless it must not run; answers it where it does not."""
-        if IDEMPOTENCY_KEY in call.request.headers:
-            try:
-                call.check_key(self.me.instance)
-                claim = self.replies.claim(call, session)
-            except RpcError as error:
-                session.finish(call, call.fail(error))
-                return
-            if not isinstance(claim, bool):
-                session.finish(call, call.repeat(claim))
-                return
-            if not claim:
-                return
-        elif (
-            self.dispatcher.at_once(call)
-            and len(call.request.body) <= _SMALL_REQUEST
-            and session.backlog < _MAX_BACKLOG
-        ):
+        if call.refused:
             session.finish(call, self._run(call))
             return
+        unverified: Credentials | None = None
+        if self.authenticator is not None:
+            try:
+                unverified = self.authenticator.read(call.request, self.me.instance)
+            except RpcError as error:
+                session.finish(call, self._refuse(call, error))
+                return
+        if unverified is not None and len(call.request.body) <= _SMALL_BODY:
+            if not self._verified(session, call, unverified):
+                return
+            unverified = None
+        if unverified is None:
+            if not self._claimed(session, call):
+                return
+            if (
+                self.dispatcher.at_once(call)
+                and not call.idempotency_key
+                and len(call.request.body) <= _SMALL_REQUEST
+                and session.backlog < _MAX_BACKLOG
+            ):
+                session.finish(call, self._run(call))
+                return
         if self._slots.acquire(blocking=False):
             try:
-                self._pool.submit(self._work, session, call)
+                self._pool.submit(self._work, session, call, unverified)
                 return
             except RuntimeError:  # the pool is shut down
                 self._slots.release()
         message = "the guest is busy: too many requests at a time; try again"
         busy = RpcError(Code.RESOURCE_EXHAUSTED, message, reason="BUSY")
-        for waiter, waiting in self.replies.forget(call) if call.idempotency_key else [(session, call)]:
+        claimed = call.idempotency_key and unverified is None
+        for waiter, waiting in self.replies.forget(call) if claimed else [(session, call)]:
             waiter.finish(waiting, waiting.not_run(busy))
 
-    def _work(self, session: ServerSession, call: IncomingCall) -> None:
+    def _verified(self, session: ServerSession, call: IncomingCall, credentials: Credentials) -> bool:
+        """Whether a request comes from who it says; answers it where it does not."""
+        assert self.authenticator is not None
         try:
+            self.authenticator.verify(call.request, credentials)
+        except RpcError as error:
+            session.finish(call, self._refuse(call, error))
+            return False
+        call.context.key = credentials.key
+        return True
+
+    def _refuse(self, call: IncomingCall, error: RpcError) -> Response:
+        """The response to a request of which it is not known whose it is. Nothing of it was looked at but its head."""
+        if self.authenticator is None or not isinstance(error, NotAuthentic):
+            return call.not_run(error)
+        return call.not_authentic(error, self.authenticator.challenge(self.me.instance, stale=error.stale))
+
+    def _claimed(self, session: ServerSession, call: IncomingCall) -> bool:
+        """Whether a call is to run; one that repeats another gets that one's response, now or when it is there."""
+        if IDEMPOTENCY_KEY not in call.request.headers:
+            return True
+        try:
+            call.check_key(self.me.instance)
+            claim = self.replies.claim(call, session)
+        except RpcError as error:
+            session.finish(call, call.fail(error))
+            return False
+        if not isinstance(claim, bool):
+            session.finish(call, call.repeat(claim))
+            return False
+        return claim
+
+    def _work(self, session: ServerSession, call: IncomingCall, unverified: Credentials | None) -> None:
+        try:
+            if unverified is not None and not (
+                session.waits_for(call) and self._verified(session, call, unverified) and self._claimed(session, call)
+            ):
+                return
+            if unverified is not None and call.idempotency_key and not session.waits_for(call):
+                self.replies.leave(call)  # its caller went before the call was claimed
             if self._stopping or not self._wanted(session, call):
                 return
             call.context.standing_in = self._stand_in

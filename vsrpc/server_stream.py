@@ -230,6 +230,8 @@ class ServerStream:
             self._outbox.grant(window)
             if window:
                 me = replace(me, window=window, lost_output=self._transport.lost_output)
+        if self._server.authenticator is not None:
+            me = replace(me, challenge=self._server.authenticator.challenge(me.instance))
         response = hello_response(request, me)
         self._session.say(echo, self._connection.send(response))
         if response.status == 200 and self._nonce is not None:

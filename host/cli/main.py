@@ -64,6 +64,7 @@ def _run(args: argparse.Namespace) -> int:
         backoff_factor=settings.backoff_factor,
         lock_dir=config.lock_dir(os.environ, settings),
         on_wait=lambda holder: complain("waiting", f"the port is held by {holder}"),
+        key=config.key(os.environ, settings),
     )
     # Not `with`: that connects at once, and a wrong local file should be told without a guest.
     try:
@@ -80,6 +81,8 @@ def _explain(args: argparse.Namespace, message: str) -> None:
 
 def _text_of(error: Exception) -> str:
     if isinstance(error, RPCError):
+        if error.reason == "UNAUTHENTICATED":
+            return f"{error.message}; {config.KEY_SOURCES}"
         return error.message
     if isinstance(error, OSError) and error.strerror:
         if error.filename is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from guest.config import GuestConfig, ServerConfig
+from guest.config import GuestConfig, SecurityConfig, ServerConfig
 from guest.files import sessions
 from guest.jobs import job
 from guest.policy.commands import DEFAULT_COMMANDS
@@ -21,7 +21,19 @@ from guest.services import file, shell
 from host.cli import exits, parser
 from host.config import SOCKET_VARIABLE
 from host.transfer_options import DEFAULT_CHUNK_SIZE
-from vsrpc import client_session, hello, link, metadata, outbox, reply_cache, server, server_session, server_stream
+from vsrpc import (
+    auth,
+    authenticator,
+    client_session,
+    hello,
+    link,
+    metadata,
+    outbox,
+    reply_cache,
+    server,
+    server_session,
+    server_stream,
+)
 from vsrpc.status import Code
 from vsrpc.v1 import error_tables, file_tables, service_tables, shell_tables, system_tables
 from vsrpc.wire import Limits
@@ -117,6 +129,10 @@ def test_limits() -> None:
         f"first line over {WIRE.max_line} bytes",
         f"fields over {WIRE.max_head // KIB} KiB with the first line; more than {WIRE.max_headers} of them",
         f"({WIRE.max_body:,} bytes by default)",
+        f"({authenticator.MAX_NONCES} are kept)",
+        f"`security.replay_window`, {SecurityConfig.replay_window / 60:g} min by default",
+        "\n".join(f"    {name}: VALUE" for name in auth.SIGNED_FIELDS),
+        f"a secret of at least {auth.MIN_SECRET} bytes",
         f"replies of {reply_cache.MAX_BYTES // MIB} MiB in all, none larger than {reply_cache.MAX_BYTES // 2 // MIB}",
         f"{reply_cache.MAX_CALLS} calls; {reply_cache.MAX_AGE / 60:g} min after their end",
         f"runs on for {reply_cache.ORPHAN_TIME:g} s, or",
