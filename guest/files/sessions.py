@@ -11,7 +11,8 @@ from typing import Callable, Iterator
 
 from guest.errors import error
 from guest.files.target import TargetFile
-from guest.files.upload import Budget, UploadSession
+from guest.files.upload import UploadSession
+from vsrpc.admission import Budget
 from vsrpc.errors import RpcError
 
 MAX_SESSIONS = 32

@@ -14,6 +14,7 @@ from guest.files.content import BLOCK, new_md5
 from guest.files.ranges import Ranges
 from guest.files.target import TargetFile
 from guest.os_errors import printable
+from vsrpc.admission import Budget
 from vsrpc.errors import RpcError
 from vsrpc.wire import Buffer
 
@@ -22,27 +23,6 @@ _LOOK = 0.2  # seconds after which whoever waits for the digest looks whether it
 _TURN = 16 * 1024 * 1024  # bytes of one upload that are digested before it is another one's turn
 
 _SETTLE = 2.0  # seconds that an end waits for those who use the file just now
-
-
-class Budget:
-    """Bytes that all uploads together may keep in memory. Thread-safe."""
-
-    def __init__(self, size: int) -> None:
-        self._lock = threading.Lock()
-        self._left = size
-
-    def take(self, count: int) -> bool:
-        """Take so many, if they are there."""
-        with self._lock:
-            if count > self._left:
-                return False
-            self._left -= count
-            return True
-
-    def give(self, count: int) -> None:
-        """Give them back."""
-        with self._lock:
-            self._left += count
 
 
 class UploadSession:
