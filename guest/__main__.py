@@ -86,7 +86,11 @@ def _share_memory() -> None:
 
 def _run(settings: config.GuestConfig, path: str, address: str, exit_with_stdin: bool) -> int:
     log = logging.getLogger("guest")
-    daemon = Daemon(settings, path)  # before anybody can connect
+    try:
+        daemon = Daemon(settings, path)  # before anybody can connect
+    except config.ConfigError as failure:
+        print(f"vsrpc-guest: {path}: {failure}", file=sys.stderr)
+        return EXIT_CONFIG
     try:
         where = listener(address, settings.device.buffer_size, settings.device.allow_rebind)
     except (OSError, ValueError) as failure:

@@ -57,7 +57,7 @@ class UploadSession:
         self._digesting = False  # in another thread, from `_digested` on
         self._finishing = 0  # threads that digest what is left themselves
         self._kept: dict[int, Buffer] = {}  # by their offsets
-        self._failure: RpcError | None = None  # that ended it
+        self.failure: RpcError | None = None  # to write, which ended it
 
     # -- who uses it
 
@@ -140,7 +140,7 @@ class UploadSession:
             self._target.write(content, offset)
             written = True
         except RpcError as failure:
-            self._failure = self._failure or failure
+            self.failure = self.failure or failure
             raise
         finally:
             with self._changed:
@@ -187,8 +187,8 @@ class UploadSession:
             return actual
 
     def _gone(self) -> RpcError:
-        if self._failure is not None:  # the cause, for whichever of the chunks under way is looked at first
-            return self._failure
+        if self.failure is not None:  # the cause, for whichever of the chunks under way is looked at first
+            return self.failure
         message = f"The upload has ended: {printable(self.path)} (begin it again)"
         return error("SESSION_NOT_FOUND", message, path=printable(self.path))
 
