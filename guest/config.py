@@ -214,7 +214,7 @@ def load(path: str) -> GuestConfig:
     if config.limits.buffered < config.server.max_request_size:
         raise ConfigError(
             f"{path}: limits.buffered is {config.limits.buffered}, less than server.max_request_size, which is "
-            f"{config.server.max_request_size}: a request of that size could never be taken; raise the one or lower the other"
+            f"{config.server.max_request_size}: no request of that size would fit; raise the one or lower the other"
         )
     return config
 

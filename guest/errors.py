@@ -22,7 +22,7 @@ def error(reason: str, message: str, **data: object) -> RpcError:
 
 
 def too_large(what: str, size: int, rule: str, limit: int) -> RpcError:
-    """What a request is refused with of which something has more bytes than the key `rule` of the configuration lets."""
+    """What a request ends with of which something has more bytes than the key `rule` of the configuration lets it."""
     message = f"{what} has {size} bytes; at most {limit} are taken ({rule} in the guest's configuration)"
     return error("TOO_LARGE", message, size=size, limit=limit, rule=rule)
 

@@ -9,28 +9,29 @@ Hidden, whole and without a trace of their length, are
 - the values of options by which some well-known programs take a password: `mysql -p…`, `sshpass -p …`, `curl -u …`;
 - all of that in a word that is itself a command line: `sh -c '…'`.
 
-It errs on the side of hiding. What has no name cannot be recognised: `echo PASSWORD | passwd --stdin` is written as it is.
+It errs on the side of hiding, so that who may run a shell can also hide what it does. What has no name cannot be
+recognised: `echo WORD | passwd --stdin` is written as it is.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 from typing import Sequence
 
 HIDDEN = "***"
 
-_LONG_NAMES = (
-    "password|passwd|passphrase|passcode|storepass|keypass|sshpass|secret|token|credential|cookie|authorization"
-)
+_WORDS = "password|passwd|passphrase|passcode|storepass|keypass|sshpass|secret|token|credential|cookie|authorization"
 _KEYS = "(?:api|access|private|secret|auth|account|encryption|signing)[-_.]?key"
-_SECRET = re.compile(rf"{_LONG_NAMES}|{_KEYS}|(?:^|[-_.])pass(?:in|out)?$|[a-z][-_.]?pwd$|^pw$", re.IGNORECASE)
+_SECRET = re.compile(rf"{_WORDS}|{_KEYS}|(?:^|[-_.])pass(?:in|out)?$|[a-z][-_.]?pwd$|^pw$", re.IGNORECASE)
 # Options with such a name that take no value.
 _NO_VALUE = re.compile(r"-+(?:no|ask|prompt|show|get|need)[-_]|.*[-_]stdin\Z", re.IGNORECASE)
 
 _OPTION = re.compile(r"(--?[A-Za-z][\w.-]*)(=.*)?\Z", re.DOTALL)
 _SETTING = re.compile(r"([A-Za-z_][\w.\[\]-]*)=", re.DOTALL)
 _HEADER = re.compile(r"\s*([A-Za-z][\w-]*)\s*:\s*\S")
+_COMMAND = re.compile(r"-[a-z]*c\Z")  # sh -c, bash -lc, su -c: a command line follows
 _URL_PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]+(?=@)")
 
 _MYSQL = ("-p",), ()
@@ -60,7 +61,8 @@ _PROGRAMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 # A word of a command line as a shell would take it: what is quoted is part of it. An unclosed quote goes to the end.
 _WORD = re.compile(r"""(?:[^\s"'\\;|&<>()]+|"(?:[^"\\]|\\.)*(?:"|\\?\Z)|'[^']*(?:'|\Z)|\\(?:.|\Z))+""", re.DOTALL)
-_QUOTING = re.compile(r"""["'\\]""")
+_QUOTED = re.compile(r"""'([^']*)'?|"((?:[^"\\]|\\.)*)["\\]?|\\(.|\Z)|([^'"\\]+)""", re.DOTALL)
+_ESCAPED = re.compile(r"""\\(["\\$`])""")
 _NEW_COMMAND = re.compile(r"[;|&\n()]")
 
 _DEEPEST = 3  # command lines in command lines
@@ -74,9 +76,10 @@ def hide_in_line(line: str, depth: int = 0) -> str:
 
     def show() -> None:
         nonlocal end
-        plain = [_QUOTING.sub("", word.group()) for word in words]
+        plain = [_unquoted(word.group()) for word in words]
         for word, old, new in zip(words, plain, hide_in_words(plain, depth)):
-            shown.append(line[end : word.start()] + (word.group() if new == old else new))
+            quoted = shlex.quote(new) if any(char.isspace() for char in new) else new
+            shown.append(line[end : word.start()] + (word.group() if new == old else quoted))
             end = word.end()
         words.clear()
 
@@ -93,10 +96,13 @@ def hide_in_words(words: Sequence[str], depth: int = 0) -> list[str]:
     shown: list[str] = []
     attached: tuple[str, ...] = ()
     separate: tuple[str, ...] = ()
-    hide_next = False
+    hide_next = is_line = False
     for word in words:
         program = _PROGRAMS.get(os.path.basename(word))
-        if hide_next:
+        if is_line and depth < _DEEPEST:
+            is_line = False
+            shown.append(hide_in_line(word, depth + 1))
+        elif hide_next:
             hide_next = False
             shown.append(HIDDEN)
         elif program is not None:
@@ -111,8 +117,19 @@ def hide_in_words(words: Sequence[str], depth: int = 0) -> list[str]:
                 shown.append(short + (HIDDEN if len(word) > len(short) else ""))
             else:
                 new, hide_next = _hide_in_word(word, depth)
+                is_line = not hide_next and _COMMAND.match(word) is not None
                 shown.append(new)
     return shown
+
+
+def _unquoted(word: str) -> str:
+    """A word of a command line as the program gets it."""
+
+    def plain(match: re.Match[str]) -> str:
+        single, double, escaped, bare = match.groups()
+        return _ESCAPED.sub(r"\1", double) if double is not None else single or escaped or bare or ""
+
+    return _QUOTED.sub(plain, word)
 
 
 def is_secret_name(name: str) -> bool:

@@ -20,7 +20,7 @@ from guest.services import file, shell
 from host.cli import exits, parser
 from host.config import SOCKET_VARIABLE
 from host.transfer_options import DEFAULT_CHUNK_SIZE
-from vsrpc import client_session, hello, link, metadata, outbox, reply_cache, server, server_session, server_stream
+from vsrpc import client_session, hello, link, metadata, outbox, reply_cache, server, server_session
 from vsrpc.status import Code
 from vsrpc.v1 import error_tables, file_tables, service_tables, shell_tables, system_tables
 from vsrpc.wire import Limits
@@ -136,7 +136,7 @@ def test_limits() -> None:
         f"give it up after {client_session._SILENT_AFTER:g} s",
         f"and {hello.MESSAGE_COST} more after each message",
         f"the 16 bytes `{wire_sync.MAGIC.hex(' ')}`",
-        f"`server.max_request_size` and {server_stream._BODY_ROOM // KIB} KiB",
+        f"`server.max_request_size` and {server._BODY_ROOM // KIB} KiB",
     ],
 )
 def test_other_constants(sentence: str) -> None:
