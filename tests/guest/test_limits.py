@@ -81,7 +81,7 @@ REFUSALS: list[tuple[dict[str, Any], Callable[[Services], Any], str, str, str]] 
     ({"argument_size": 1024}, lambda it: it.exec(command="\u4e2d" * 342), "TOO_LARGE", "argument_size", "1027"),
     ({"argument_size": 1024}, lambda it: it.exec(argv=["echo"] * 300), "TOO_LARGE", "argument_size", "argv has 1500"),
     ({"argument_size": 1024}, lambda it: it.exec(argv=["echo", *[""] * 1100]), "TOO_LARGE", "argument_size", "1105"),
-    ({"environment_size": 10}, lambda it: it.exec(argv=["id"], env={"A": "1" * 8}), "TOO_LARGE", "environment_size", "11"),
+    ({"environment_size": 4}, lambda it: it.exec(argv=["id"], env={"A": "12"}), "TOO_LARGE", "environment_size", "5"),
     ({"environment_size": 0}, lambda it: it.exec(argv=["id"], env={"A": ""}), "TOO_LARGE", "environment_size", "has 3"),
     ({"uploads": 1}, lambda it: (it.init(1), it.init(1)), "BUSY", "uploads", "1 uploads are open"),
     ({"upload_space": 100}, lambda it: it.init(101), "TOO_LARGE", "upload_space", "101"),
