@@ -174,13 +174,13 @@ def test_a_buffer_that_takes_no_request_is_a_mistake(tmp_path: Path) -> None:
 
 NAMED = """
 import os, errno
+from guest.__main__ import main
 real = os.open
 def open_named(path, flags, mode=0o777, *, dir_fd=None):
     if flags & os.O_TMPFILE == os.O_TMPFILE:
         raise OSError(errno.EOPNOTSUPP, "")
     return real(path, flags, mode, dir_fd=dir_fd)
 os.open = open_named
-from guest.__main__ import main
 main()
 """
 """The daemon where no file system makes files without names."""
@@ -219,7 +219,7 @@ def begin(channel: vsrpc.Channel, place: Path, name: str) -> None:
 
 
 def test_what_a_killed_daemon_was_given_is_removed_by_the_next(tmp_path: Path) -> None:
-    """And nothing else: not what a living daemon uses, not what looks like it, not what a link leads to."""
+    """And nothing else: not what a living daemon uses, nor what only looks like it."""
     other = tmp_path / "files" / temp_name()
     with daemon(tmp_path, "living") as (_, living):
         begin(living, tmp_path, "a")
