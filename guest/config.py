@@ -210,7 +210,13 @@ def find(path: str | None) -> str:
 
 def load(path: str) -> GuestConfig:
     """Read and validate a configuration file; raises ConfigError, whose text names the file, the line and the key."""
-    return load_config(path, GuestConfig)
+    config = load_config(path, GuestConfig)
+    if config.limits.buffered < config.server.max_request_size:
+        raise ConfigError(
+            f"{path}: limits.buffered is {config.limits.buffered}, less than server.max_request_size, which is "
+            f"{config.server.max_request_size}: no request of that size would fit; raise the one or lower the other"
+        )
+    return config
 
 
 __all__ = ["ConfigError", "GuestConfig", "LoggingConfig", "SecurityConfig", "ServerConfig", "find", "load"]

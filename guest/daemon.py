@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import sys
+import threading
 import time
 from typing import Any, Callable
 
 import vsrpc
+from guest.audit.log import Audit
+from guest.audit.sink import files, sink
 from guest.authentication import authenticator, is_needed
 from guest.config import ConfigError, GuestConfig
 from guest.errors import ERRORS
 from guest.files.sessions import UploadSessions
+from guest.files.temps import TempFiles, state_directory
+from guest.files.upload import UploadSession
 from guest.policy.commands import CommandPolicy
 from guest.policy.paths import PathPolicy
 from guest.services.file import FileService
@@ -42,30 +48,45 @@ _FREQUENT = frozenset(("/vsrpc.v1.System/Ping", "/vsrpc.v1.File/UploadChunk", "/
 
 class Daemon:
     """The guest's services on a server. `config_file` is where the configuration came from: callers cannot touch it.
-    `address`: where it will serve, which may decide whether callers must sign (None: the configured port). Raises
-    ConfigError where they must, and there is no key."""
+    `address`: where it will serve, which may decide whether callers must sign (None: the configured port).
+
+    Raises ConfigError where they must and there is no key, and where what the configuration names cannot be used.
+    """
 
     def __init__(self, config: GuestConfig, config_file: str, address: str | None = None) -> None:
         self._security = config.security
         judge = authenticator(config.security, config.device.path if address is None else address)
+        instance = secrets.token_hex(16)
+        self._audit: Audit | None = None
+        if config.audit.enabled:
+            self._audit = Audit(sink(config.audit), instance, lambda path: self.dispatcher.method(path))
+            self._audit.event("start", version=__version__, config=config_file)
         self.dispatcher = Dispatcher(
             errors=ERRORS,
             max_request_size=config.server.max_request_size,
             request_timeout=config.server.request_timeout,
-            interceptors=(_log_call,),
+            interceptors=(_log_call,) if self._audit is None else (self._audit, _log_call),
+            on_refused=None if self._audit is None else self._audit.refused,
         )
-        own = [config_file, config.security.key_file, *_program_places()]
+        state, limits = state_directory(), config.limits
+        own = [config_file, config.security.key_file, *_program_places(), *files(config.audit), state]
         paths = PathPolicy([each.path for each in config.security.allowed_paths], own=own)
-        self._files = FileService(paths, config.server.max_request_size, UploadSessions())
+        self._temps = TempFiles(state)
+        sessions = UploadSessions(limits, on_dropped=self._upload_dropped)
+        self._files = FileService(paths, config.server.max_request_size, sessions, limits.free_space, self._temps)
         add_SystemServicer_to_server(SystemService(), self.dispatcher)
         commands = CommandPolicy(config.security.allowed_commands, paths)
-        add_ShellServicer_to_server(ShellServicer(commands), self.dispatcher)
+        add_ShellServicer_to_server(ShellServicer(commands, limits=limits), self.dispatcher)
         add_FileServicer_to_server(self._files, self.dispatcher)
         add_ServiceManagerServicer_to_server(ServiceManagerService(), self.dispatcher)
         self._server = Server(
             self.dispatcher,
             agent=f"vsrpc-guest/{__version__}",
+            instance=instance,
             workers=config.server.workers,
+            queue=config.server.queue,
+            buffered=limits.buffered,
+            requests_per_second=limits.requests_per_second,
             authenticator=judge,
         )
 
@@ -77,12 +98,28 @@ class Daemon:
         if self._server.authenticator is not None:
             _log.info("callers must sign their requests with a key of %s", self._security.key_file)
         _log.info("vsrpc-guest %s serves %s", __version__, listener.address)
+        # Beside the calls, since a network's file system may hang.
+        threading.Thread(target=self._remove_leftovers, name="vsrpc-leftovers", daemon=True).start()
         self._server.serve(listener)
 
     def stop(self) -> None:
         """End all calls and what they started, remove what was half uploaded, and make serve() return."""
         self._server.stop()
         self._files.stop()
+        self._temps.close()
+        if self._audit is not None:
+            self._audit.close()
+
+    def _remove_leftovers(self) -> None:
+        self._temps.remove_leftovers(lambda path: self._event("removed", path=path))
+
+    def _upload_dropped(self, session_id: str, upload: UploadSession, why: str) -> None:
+        size = {"size": upload.size, "received": upload.received}
+        self._event("dropped", session_id=session_id[:8], path=upload.path, why=why, **size)
+
+    def _event(self, event: str, **fields: Any) -> None:
+        if self._audit is not None:
+            self._audit.event(event, **fields)
 
 
 def _program_places() -> list[str]:

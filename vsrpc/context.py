@@ -61,6 +61,8 @@ class ServicerContext:
         """... and its `release`."""
         self.notes: dict[str, Any] = {}
         """What the servicer says of the call for logs, such as the rule that allowed it."""
+        self.on_begin: Callable[[], None] | None = None
+        """What `begins` calls."""
         self._lock = threading.Lock()
         self._cancelled = False
         self._callbacks: list[Callable[[], None]] = []
@@ -116,6 +118,12 @@ class ServicerContext:
     def abort(self, code: Code, details: str) -> NoReturn:
         """End the call with a status; raises the RpcError that does so."""
         raise RpcError(code, details, trailing_metadata=self._trailing)
+
+    def begins(self) -> None:
+        """Say that the call is found good and takes effect now: logs then have it even if it is the last one (for
+        methods that may end the daemon or the guest)."""
+        if self.on_begin is not None:
+            self.on_begin()
 
     def is_active(self) -> bool:
         """Whether somebody still waits: false once the caller cancelled, left, or the deadline passed."""

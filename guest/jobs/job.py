@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass
-from typing import Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 from guest.jobs.capture import Capture
 from guest.jobs.process_tree import ProcessTree, Wake
@@ -108,8 +108,15 @@ class Job:
     """Runs pipelines until `close`."""
 
     def __init__(
-        self, environment: Mapping[str, str], directory: str, deadline: Deadline, max_output: int = MAX_OUTPUT
+        self,
+        environment: Mapping[str, str],
+        directory: str,
+        deadline: Deadline,
+        max_output: int = MAX_OUTPUT,
+        on_start: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_start` is called once, before the first process."""
+        self._on_start: Callable[[], None] | None = on_start
         self._environment = environment
         self._directory = directory
         self._deadline = deadline
@@ -139,6 +146,9 @@ class Job:
         tree = ProcessTree(self._wake)
         try:
             self._check()
+            if self._on_start is not None:
+                self._on_start()
+                self._on_start = None
             last = self._start(tree, stages, strict)
             tree.watch()
             while not tree.ended:

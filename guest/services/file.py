@@ -20,8 +20,9 @@ from guest.files.buffers import BufferPool
 from guest.files.content import md5_of, md5_of_file, read_into
 from guest.files.sessions import UploadSessions
 from guest.files.target import TargetFile, TargetSpec
+from guest.files.temps import TempFiles
 from guest.files.upload import UploadSession
-from guest.os_errors import file_errors, free_bytes, printable
+from guest.os_errors import file_errors, printable
 from guest.policy.paths import Found, PathPolicy, reopen
 from vsrpc.bulk import bulk
 from vsrpc.context import ServicerContext
@@ -44,9 +45,21 @@ _MD5 = re.compile(r"[0-9A-Fa-f]{32}\Z")
 
 
 class FileService(FileServicer):
-    """Serves File. `max_reply` is the largest reply in bytes; `stop` drops the uploads that are open."""
+    """Serves File. `max_reply` is the largest reply in bytes; `stop` drops the uploads that are open.
 
-    def __init__(self, policy: PathPolicy, max_reply: int, sessions: UploadSessions) -> None:
+    Uploads leave `keep_free` bytes free on their file system; `temps` knows their temporary files.
+    """
+
+    def __init__(
+        self,
+        policy: PathPolicy,
+        max_reply: int,
+        sessions: UploadSessions,
+        keep_free: int = 0,
+        temps: TempFiles | None = None,
+    ) -> None:
+        self._keep_free = keep_free
+        self._temps = temps
         self._policy = policy
         self._max_content = max_reply - _REPLY_OVERHEAD
         self._chunk_size = min(CHUNK_SIZE, self._max_content * 3 // 4)  # fits a request also in base64
@@ -61,7 +74,7 @@ class FileService(FileServicer):
         """Write a small file in one call."""
         content = request.content
         md5 = md5_of(content, functools.partial(_go_on, context))
-        target = TargetFile(self._policy, TargetSpec.of(request))
+        target = self._target(request)
         try:
             target.write(content, 0)
             target.commit()
@@ -135,13 +148,12 @@ class FileService(FileServicer):
         """Begin an upload in chunks."""
         _not_negative("size", request.size)
         _known_checksum(request.checksum)
-        target = TargetFile(self._policy, TargetSpec.of(request))
-        free = free_bytes(target.fd)
-        if request.size > free:
+        target = self._target(request)
+        try:
+            target.check_space(request.size)
+        except RpcError:
             target.discard()
-            shown = printable(request.path)
-            message = f"No space left on the file system for {request.size} bytes ({free} bytes are free): {shown}"
-            raise error("NO_SPACE", message, path=shown, free=free)
+            raise
         early = request.checksum != pb.CHECKSUM_CRC32
         session_id = self._sessions.open(target, request.size, self._chunk_size, digest_early=early)
         return pb.InitUploadResponse(session_id=session_id, chunk_size=self._chunk_size, path=request.path)
@@ -182,6 +194,9 @@ class FileService(FileServicer):
                 raise
             message = "no such upload; nothing to abort"
         return pb.AbortUploadResponse(session_id=request.session_id, message=message)
+
+    def _target(self, request: pb.UploadRequest | pb.InitUploadRequest) -> TargetFile:
+        return TargetFile(self._policy, TargetSpec.of(request), self._keep_free, self._temps)
 
     def _use(self, session_id: str) -> contextlib.AbstractContextManager[UploadSession]:
         if not session_id:

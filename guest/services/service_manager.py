@@ -44,19 +44,22 @@ class ServiceManagerService(ServiceManagerServicer):
             raise error("NOT_SUPPORTED", "This guest has no systemd, so its services cannot be controlled")
         systemctl = Systemctl(_remaining(context), context.add_callback, self._directories)
         try:
-            return self._control(request, unit, systemctl)
+            return self._control(request, unit, systemctl, context)
         except TimedOut:
             message = f"{request.action} of {unit} has not ended in time; it goes on in the guest: ask for its status"
             raise error("DEADLINE_EXCEEDED", message, name=request.name) from None
         except Unusable as failure:
             raise error("NOT_SUPPORTED", f"systemd does not answer for {unit}: {failure}", name=request.name) from None
 
-    def _control(self, request: pb.ControlRequest, unit: str, systemctl: Systemctl) -> pb.ControlResponse:
+    def _control(
+        self, request: pb.ControlRequest, unit: str, systemctl: Systemctl, context: ServicerContext
+    ) -> pb.ControlResponse:
         before = systemctl.show(unit)
         if not before.found:
             raise _not_found(unit)
         if request.action == "status":
             return _reply(request, before, systemctl.describe(unit))
+        context.begins()
         if before.pid == os.getpid() and request.action in ("stop", "restart"):
             return self._own(request, before, systemctl)
         result = systemctl.act(request.action, unit)

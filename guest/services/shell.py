@@ -5,10 +5,14 @@ Nothing is decided here but what the request's fields mean; policy and execution
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import threading
+from typing import Iterator, Mapping
 
-from guest.errors import error
+from guest.config import LimitsConfig
+from guest.errors import error, too_large
 from guest.jobs.job import MAX_OUTPUT, CannotExecute, Job, JobCancelled, JobTimeout, Stage, Status
 from guest.jobs.script import Script
 from guest.os_errors import printable
@@ -18,7 +22,7 @@ from guest.policy.commands_syntax import CommandRefused, CommandSyntaxError
 from guest.policy.environment import command_environment
 from guest.policy.judge import PathJudge
 from vsrpc.context import ServicerContext
-from vsrpc.errors import RpcError
+from vsrpc.errors import RpcError, busy
 from vsrpc.v1 import shell_pb2, shell_vsrpc
 
 DEFAULT_TIMEOUT = 30.0
@@ -32,24 +36,54 @@ DEFAULT_DIRECTORY = "/"
 
 _KILL_MARGIN = 10.0  # seconds beyond the timeout within which the reply is made, killing included
 
+_DEFAULT_LIMITS = LimitsConfig()
+
 _ERROR_OUTPUT = 16 * 1024  # bytes of each output in the data of an error: enough to see what hung
 
 
 class ShellServicer(shell_vsrpc.ShellServicer):
-    """Runs commands within a policy, keeping at most `max_output` bytes of each output."""
+    """Runs commands within a policy and limits, keeping at most `max_output` bytes of each output."""
 
-    def __init__(self, policy: CommandPolicy, max_output: int = MAX_OUTPUT) -> None:
+    def __init__(
+        self, policy: CommandPolicy, max_output: int = MAX_OUTPUT, limits: LimitsConfig = _DEFAULT_LIMITS
+    ) -> None:
         self._policy = policy
         self._max_output = max_output
+        self._limits = limits
+        self._slots = None if limits.commands is None else threading.BoundedSemaphore(limits.commands)
 
     def Exec(self, request: shell_pb2.ExecRequest, context: ServicerContext) -> shell_pb2.ExecResponse:
         """Run one command to its end."""
         _check_one_given(request)
+        _check_sizes(request, self._limits)
         timeout = _timeout(request)
         context.extend_deadline(timeout + _KILL_MARGIN)
         directory = self._directory(request.working_dir)
         environment = command_environment(request.env, self._policy.restricted)
-        job = Job(environment, directory, context.deadline.sooner(timeout), self._max_output)
+        with self._slot():
+            return self._exec(request, context, timeout, environment, directory)
+
+    @contextlib.contextmanager
+    def _slot(self) -> Iterator[None]:
+        """One of the commands that may run at a time; raises BUSY."""
+        if self._slots is not None and not self._slots.acquire(blocking=False):
+            number = self._limits.commands
+            raise busy(f"{number} commands run already", "limits.commands", number)
+        try:
+            yield
+        finally:
+            if self._slots is not None:
+                self._slots.release()
+
+    def _exec(
+        self,
+        request: shell_pb2.ExecRequest,
+        context: ServicerContext,
+        timeout: float,
+        environment: Mapping[str, str],
+        directory: str,
+    ) -> shell_pb2.ExecResponse:
+        job = Job(environment, directory, context.deadline.sooner(timeout), self._max_output, context.begins)
         try:
             if not context.add_callback(job.cancel):
                 raise JobCancelled
@@ -104,6 +138,17 @@ def _check_one_given(request: shell_pb2.ExecRequest) -> None:
     if "\0" in request.command or any("\0" in argument for argument in request.argv):
         field = "command" if request.command else "argv"
         raise error("INVALID_PARAMS", f"{field}: there is a NUL character in it", field=field)
+
+
+def _check_sizes(request: shell_pb2.ExecRequest, limits: LimitsConfig) -> None:
+    words = [request.command] if request.command else request.argv
+    size = sum(len(word.encode()) + 1 for word in words)  # with a NUL each, as for execve(2)
+    if size > limits.argument_size:
+        what = "The command" if request.command else "argv"
+        raise too_large(what, size, "limits.argument_size", limits.argument_size)
+    size = sum(len(f"{name}={value}".encode()) + 1 for name, value in request.env.items())
+    if size > limits.environment_size:
+        raise too_large("env", size, "limits.environment_size", limits.environment_size)
 
 
 def _timeout(request: shell_pb2.ExecRequest) -> float:
