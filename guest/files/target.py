@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Callable
 from guest.errors import error
 from guest.files.content import read_full
 from guest.os_errors import as_rpc_error, file_errors, printable
-from guest.policy.paths import PathPolicy, kind
+from guest.policy.paths import PathPolicy
+from guest.policy.resolve import kind
 from vsrpc.wire import Buffer
 
 if TYPE_CHECKING:
@@ -68,14 +69,16 @@ class TargetFile:
 
     Making one raises RpcError: what the policy says, FILE_NOT_FOUND (no such directory), WRONG_FILE_TYPE (the target
     is a directory or special), FILE_EXISTS, NO_SPACE, PERMISSION_DENIED. A symbolic link at the target's place is
-    replaced, never followed.
+    replaced, never followed. `rule` is the rule of the policy that allows it.
     """
 
     def __init__(self, policy: PathPolicy, spec: TargetSpec) -> None:
         self.spec = spec
         self.fd = -1
         self._temp = ""
-        self._dirfd, self._name = policy.open_parent(spec.path)
+        self._policy = policy
+        self._parent = policy.open_parent(spec.path)
+        self._dirfd, self._name, self.rule = self._parent
         try:
             self._check_place()
             with file_errors(spec.path, self._dirfd):
@@ -104,6 +107,7 @@ class TargetFile:
     def commit(self) -> None:
         """Give it owner and mode, make it durable, put it in place in one step; on failure nothing is left of it."""
         try:
+            self._policy.check_parent(self._parent, self.spec.path)
             self._check_place()
             with file_errors(self.spec.path, self._dirfd):
                 self._set_owner()
