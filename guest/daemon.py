@@ -7,17 +7,13 @@ daemon.dispatcher)`, and run it.
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import time
 from typing import Any, Callable
 
-import vsrpc
 from guest.config import GuestConfig
 from guest.errors import ERRORS
 from guest.files.sessions import UploadSessions
-from guest.policy.commands import CommandPolicy
-from guest.policy.paths import PathPolicy
+from guest.policies import policies
 from guest.services.file import FileService
 from guest.services.service_manager import ServiceManagerService
 from guest.services.shell import ShellServicer
@@ -43,19 +39,18 @@ class Daemon:
     """The guest's services on a server. `config_file` is where the configuration came from: callers cannot touch it."""
 
     def __init__(self, config: GuestConfig, config_file: str) -> None:
+        policy = policies(config, config_file)
         self.dispatcher = Dispatcher(
             errors=ERRORS,
             max_request_size=config.server.max_request_size,
             request_timeout=config.server.request_timeout,
-            interceptors=(_log_call,),
+            interceptors=(_log_call, policy.switches.intercept),
         )
-        paths = PathPolicy([each.path for each in config.security.allowed_paths], own=[config_file, *_program_places()])
-        self._files = FileService(paths, config.server.max_request_size, UploadSessions())
+        self._files = FileService(policy.paths, config.server.max_request_size, UploadSessions())
         add_SystemServicer_to_server(SystemService(), self.dispatcher)
-        commands = CommandPolicy(config.security.allowed_commands, paths)
-        add_ShellServicer_to_server(ShellServicer(commands), self.dispatcher)
+        add_ShellServicer_to_server(ShellServicer(policy.commands), self.dispatcher)
         add_FileServicer_to_server(self._files, self.dispatcher)
-        add_ServiceManagerServicer_to_server(ServiceManagerService(), self.dispatcher)
+        add_ServiceManagerServicer_to_server(ServiceManagerService(policy.units), self.dispatcher)
         self._server = Server(self.dispatcher, agent=f"vsrpc-guest/{__version__}", workers=config.server.workers)
 
     def serve(self, listener: Listener) -> None:
@@ -67,12 +62,6 @@ class Daemon:
         """End all calls and what they started, remove what was half uploaded, and make serve() return."""
         self._server.stop()
         self._files.stop()
-
-
-def _program_places() -> list[str]:
-    """Where the daemon's own program is: a caller who may write there may do everything."""
-    packages = [os.path.dirname(os.path.abspath(module)) for module in (__file__, vsrpc.__file__)]
-    return packages + ([sys.prefix] if sys.prefix != sys.base_prefix else [])
 
 
 def _log_call(proceed: Callable[[Any, ServicerContext], Any], request: Any, context: ServicerContext) -> Any:

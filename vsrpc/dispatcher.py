@@ -207,6 +207,7 @@ class Dispatcher:
             context.content = getattr(message, bulk.request)
             message.ClearField(bulk.request)
         call.reached_servicer = True
+        context.rpc = served.method.path
         result = served.handler(message, context)
         call.check_deadline()
         if not isinstance(result, served.method.response_type):

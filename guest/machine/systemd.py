@@ -80,10 +80,15 @@ def unit_name(name: str) -> str:
     """
     if not _NAME.match(name) or name.startswith("."):
         raise ValueError("a plain unit name is needed (letters, digits, : _ . @ \\ and -), no path, pattern or option")
-    full = name if name.rpartition(".")[2] in _TYPES and "." in name else f"{name}.service"
+    full = typed_name(name)
     if len(full) > _LONGEST_NAME:
         raise ValueError(f"a unit name has at most {_LONGEST_NAME} characters")
     return full
+
+
+def typed_name(name: str) -> str:
+    """A unit's name, or a pattern of names, with its type."""
+    return name if name.rpartition(".")[2] in _TYPES and "." in name else f"{name}.service"
 
 
 def is_running(run_directory: str = "/run/systemd/system") -> bool:

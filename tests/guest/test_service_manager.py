@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 from servicer_helpers import context, refused
 
+from guest.config import UNIT_ACTIONS
 from guest.machine.systemd import is_running, unit_name
+from guest.policy.units import UnitPolicy
 from guest.services import service_manager
 from guest.services.service_manager import ServiceManagerService
 from vsrpc.context import ServicerContext
 from vsrpc.v1 import service_pb2 as pb
+
+ANY = UnitPolicy(None, UNIT_ACTIONS)
 
 _SYSTEMCTL = """#!/bin/sh
 cd "{here}"
@@ -57,7 +61,7 @@ class Guest:
             (here / name).write_text(script.replace("{here}", str(here)))
             (here / name).chmod(0o755)
         (here / "units" / "missing").write_text("LoadState=not-found\nActiveState=inactive\n")
-        self.service = ServiceManagerService((str(here),), lambda: True)
+        self.service = ServiceManagerService(ANY, (str(here),), lambda: True)
 
     def unit(self, name: str, active: str = "inactive", sub: str = "", pid: int = 0, file: str = "disabled") -> None:
         (self.here / "units" / name).write_text(
@@ -212,10 +216,10 @@ def test_a_daemon_without_the_right(guest: Guest, said: str) -> None:
 
 
 def test_a_guest_without_systemd(guest: Guest, tmp_path: Path) -> None:
-    without = ServiceManagerService((str(guest.here),), lambda: False)
+    without = ServiceManagerService(ANY, (str(guest.here),), lambda: False)
     failure = refused("NOT_SUPPORTED", without.Control, pb.ControlRequest(name="web", action="status"), context())
     assert "no systemd" in failure.details()
-    bare = ServiceManagerService((str(tmp_path / "none"),), lambda: True)
+    bare = ServiceManagerService(ANY, (str(tmp_path / "none"),), lambda: True)
     failure = refused("NOT_SUPPORTED", bare.Control, pb.ControlRequest(name="web", action="status"), context())
     assert "systemctl is not installed" in failure.details()
     assert is_running(str(tmp_path))
