@@ -121,6 +121,14 @@ class Systemctl:
             raise Unusable(result.errors.strip() or f"systemctl show ended with {result.exit_code}")
         return _unit(dict(line.partition("=")[::2] for line in result.output.splitlines()))
 
+    def names(self) -> list[str]:
+        """The full names of all units that are loaded or have a file, templates too."""
+        listed = [
+            self._run("systemctl", f"list-{what}", "--no-legend", "--plain", "--no-pager", "--all").output
+            for what in ("units", "unit-files")
+        ]
+        return [line.split(maxsplit=1)[0] for output in listed for line in output.splitlines() if line.strip()]
+
     def act(self, action: str, unit: str, *options: str) -> Result:
         """start, stop, restart, enable or disable; waits for the end."""
         return self._run("systemctl", action, "--no-pager", "--no-ask-password", *options, "--", unit)

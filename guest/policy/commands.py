@@ -90,7 +90,7 @@ def lookup(name: str) -> str | None:
     """Where a plain name is found on the fixed path, as execvp(3) would find it."""
     for directory in SAFE_PATH.split(":"):
         path = f"{directory}/{name}"
-        if _is_program(path):
+        if is_program(path):
             return path
     return None
 
@@ -105,12 +105,13 @@ def _find(program: str, directory: str) -> str:
     path = os.path.join(directory, program)
     if not os.path.exists(path):
         raise error("CMD_NOT_FOUND", f"Command not found: {shown} (no such file)", command=shown)
-    if not _is_program(path):
+    if not is_program(path):
         raise error("CMD_EXEC_FAILED", f"Cannot execute: {shown} (not an executable file)", command=shown)
     return path
 
 
-def _is_program(path: str) -> bool:
+def is_program(path: str) -> bool:
+    """Whether a path leads to an executable file."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode) and os.access(path, os.X_OK)
     except OSError:

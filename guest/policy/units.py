@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from typing import Iterable
+import re
+from typing import Callable, Iterable
 
 from guest.errors import error
 from guest.machine.systemd import typed_name
@@ -11,6 +12,8 @@ from guest.os_errors import printable
 
 _UNITS = "security.allowed_units"
 _ACTIONS = "security.allowed_unit_actions"
+
+_INSTANCE = re.compile(r"@[^@]+\.(?=[a-z]+\Z)")
 
 
 class UnitPolicy:
@@ -45,6 +48,11 @@ class UnitPolicy:
         raise error("PERMISSION_DENIED", f"Service not allowed: {asked} ({alias}{way_out})", name=unit, rule=_UNITS)
 
     def unmatched(self, units: Iterable[str]) -> list[str]:
-        """The patterns that match none of these units, given by their full names."""
+        """The patterns that match none of these units, given by their full names; templates stand for all instances."""
         names = list(units)
-        return [each for each in self._units or () if not fnmatch.filter(names, typed_name(each))]
+        return [each for each in self._units or () if not any(map(_matcher(typed_name(each)), names))]
+
+
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    template = _INSTANCE.sub("@.", pattern)
+    return lambda name: fnmatch.fnmatchcase(name, pattern) or name == template

@@ -65,14 +65,18 @@ class ServiceManagerService(ServiceManagerServicer):
 
         Where systemd cannot be asked whether the name is an alias, the name counts.
         """
-        unit = real = _checked(request)
+        unit = _checked(request)
         self._policy.check_action(request.action)
-        if self._running():
-            try:
-                real = Systemctl(lambda: _SHOW_LIMIT, lambda callback: True, self._directories).show(unit).id or unit
-            except (TimedOut, Unusable):
-                pass
-        return real, self._policy.check_unit(real, unit)
+        if not self._running():
+            return unit, self._policy.check_unit(unit, unit)
+        try:
+            found = Systemctl(lambda: _SHOW_LIMIT, lambda callback: True, self._directories).show(unit)
+        except (TimedOut, Unusable):
+            return unit, self._policy.check_unit(unit, unit)
+        rule = self._policy.check_unit(found.id or unit, unit)
+        if not found.found:
+            raise _not_found(unit)
+        return found.id, rule
 
     def _control(self, request: pb.ControlRequest, before: Unit, systemctl: Systemctl) -> pb.ControlResponse:
         unit = before.id or unit_name(request.name)  # what was judged, whatever an alias means by now
