@@ -92,17 +92,14 @@ class DenyList:
         `path` was asked for; `fd`, if something is there, is what was opened, and `real` where that is or would be.
         Returns all paths that lead to it.
         """
-        spots = [real]
-        linked = None
-        if fd is not None:
-            mount = self._mounts.of(fd, real)
-            if mount is None:
-                raise always(path, real, "it is mounted outside the daemon's file system")
-            if mount.type in _KERNEL_TYPES:
-                raise always(path, real, "kernel and processes")
-            spots += self._mounts.others(mount, real)
-            status = os.fstat(fd)
-            linked = status if stat.S_ISREG(status.st_mode) and status.st_nlink > 1 else None
+        mount = self._mounts.of(fd, real)
+        if mount is None:
+            raise always(path, real, "it is mounted outside the daemon's file system")
+        if mount.type in _KERNEL_TYPES:
+            raise always(path, real, "kernel and processes")
+        spots = [real, *self._mounts.others(mount, real)]
+        status = None if fd is None else os.fstat(fd)
+        linked = status if status and stat.S_ISREG(status.st_mode) and status.st_nlink > 1 else None
         for spot in spots:
             why = why_path_denied(spot) or (OWN_FILES if any(_is_own(spot, own) for own in self._own) else "")
             if why:

@@ -48,12 +48,14 @@ class MountTable:
                 self._mounts = _read()
             return self._mounts
 
-    def of(self, fd: int, real: str) -> Mount | None:
-        """The mount through which an open file at the real path was reached; None for one that is not in this namespace
-        (reached through another process's /proc/N/root), or not any more."""
-        number = _number(fd)
+    def of(self, fd: int | None, real: str) -> Mount | None:
+        """The mount through which an open file at the real path was reached, or would be if nothing is there.
+
+        None for a file that is not in this namespace (reached through another process's /proc/N/root), or not any more.
+        """
+        number = None if fd is None else _number(fd)
         mounts = self.mounts()
-        if number is None:  # Linux before 3.15 does not tell
+        if number is None:  # nothing is there, or Linux before 3.15, which does not tell
             return max((each for each in mounts if _below(real, each.point) is not None), key=_depth, default=None)
         return next((each for each in mounts if each.number == number), None)
 
