@@ -23,7 +23,7 @@ EXIT_USAGE = 2
 EXIT_CONFIG = subcommands.EXIT_CONFIG
 
 _EXIT_CODES = f"""\
-exit codes (commands have their own, which their --help tells):
+exit codes:
   0   stopped by SIGTERM or SIGINT
   {EXIT_FAILED}   the port or socket cannot be used
   {EXIT_USAGE}   wrong option
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vsrpc-guest",
-        description="Serve this guest to its host over a virtio-serial port, or, with a command, examine the policy.",
+        description="Serve this guest to its host over a virtio-serial port, or examine its policy (see COMMAND --help).",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -482,6 +482,7 @@ def test_interceptors_wrap_in_their_order(make_world: Callable[..., World]) -> N
 
     def outer(proceed: Any, request: Any, context: Any) -> Any:
         order.append(f"outer {context.path}")
+        assert context.rpc == EXEC
         response = proceed(request, context)
         order.append("outer again")
         return response
