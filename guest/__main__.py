@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vsrpc-guest",
-        description="Serve this guest to its host over a virtio-serial port, or examine its policy (see COMMAND --help).",
+        description="Serve this guest to its host over a virtio-serial port, or examine its policy (COMMAND --help).",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

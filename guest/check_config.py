@@ -73,7 +73,7 @@ def _units(policy: Policies) -> Iterator[str]:
     except (TimedOut, Unusable):
         return
     for pattern in policy.units.unmatched(names):
-        yield f"security.allowed_units: {pattern} matches no unit of this guest"
+        yield f"security.allowed_units: {pattern} matches no unit of this guest (aliases do not count)"
 
 
 def _others(config: GuestConfig) -> Iterator[str]:

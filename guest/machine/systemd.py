@@ -122,12 +122,13 @@ class Systemctl:
         return _unit(dict(line.partition("=")[::2] for line in result.output.splitlines()))
 
     def names(self) -> list[str]:
-        """The full names of all units that are loaded or have a file, templates too."""
-        listed = [
-            self._run("systemctl", f"list-{what}", "--no-legend", "--plain", "--no-pager", "--all").output
-            for what in ("units", "unit-files")
-        ]
-        return [line.split(maxsplit=1)[0] for output in listed for line in output.splitlines() if line.strip()]
+        """The full names of all units that are loaded or have a file: templates too, aliases not."""
+        names: list[str] = []
+        for what in ("list-units", "list-unit-files"):
+            listed = self._run("systemctl", what, "--no-legend", "--plain", "--no-pager", "--all")
+            rows = (line.split() for line in listed.output.splitlines())
+            names += [row[0] for row in rows if len(row) > 1 and row[1] != "alias"]
+        return names
 
     def act(self, action: str, unit: str, *options: str) -> Result:
         """start, stop, restart, enable or disable; waits for the end."""

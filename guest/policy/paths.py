@@ -95,7 +95,8 @@ class PathPolicy:
         places = [_Place(path, os.path.realpath(path), False) for path in read_only]
         places += [_Place(path, os.path.realpath(path), True) for path in allowed]
         self._places = sorted(places, key=lambda place: -len(place.real))
-        self._program = tuple(os.path.realpath(path) for path in program)
+        own = tuple(own)
+        self._program = {each for path in (*program, *own) for each in (os.path.abspath(path), os.path.realpath(path))}
         self._deny_list = DenyList(own, denied)
 
     def check_read(self, path: str) -> str:
@@ -247,7 +248,7 @@ class PathPolicy:
             raise self._not_listed(path, real)
         if write and not place.writable:
             raise refusal(path, real, f"read only there: {place.shown}; {_SAYS}", f"{KEY}: {place.shown} (read only)")
-        if write and any(within(spot, directory) for spot in spots for directory in self._program):
+        if write and any(_replaces(spot, directory) for spot in spots for directory in self._program):
             raise always(path, real, "the daemon's program is loaded from there", OWN_FILES)
         return f"{KEY}: {place.shown}"
 
@@ -264,6 +265,11 @@ class PathPolicy:
 
     def _not_listed(self, path: str, real: str) -> RpcError:
         return refusal(path, real, f"allowed: {self._shown}; {_SAYS}", KEY)
+
+
+def _replaces(spot: str, directory: str) -> bool:
+    """Whether a file at a path would be in a directory, or take the place of a link on the way to it."""
+    return within(spot, directory) or within(directory, spot)
 
 
 def _not_regular(path: str) -> RpcError:

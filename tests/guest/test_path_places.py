@@ -179,12 +179,15 @@ def test_copies_beside_the_daemons_own_files(root: Path) -> None:
 
 
 def test_where_the_daemons_modules_are_is_never_written(root: Path) -> None:
-    make(root, "lib/yaml.py")
-    policy = PathPolicy([str(root)], program=[f"{root}/lib"])
+    make(root, "releases/1/lib/yaml.py", "conf/guest.yaml")
+    (root / "current").symlink_to("releases/1")
+    (root / "etc").symlink_to("conf")
+    policy = PathPolicy([str(root)], own=[f"{root}/etc/guest.yaml"], program=[f"{root}/current/lib"])
     allowed = f"security.allowed_paths: {root}"
-    for path in ("lib/yaml.py", "lib/new.py"):
+    for path in ("current/lib/yaml.py", "releases/1/lib/new.py", "current", "etc"):
         expected = [allowed, "no: built-in deny list: the daemon's own files", allowed]
-        assert decisions(policy, root / path) == expected
+        assert decisions(policy, root / path) == expected, path
+    assert decisions(policy, root / "current/other")[1] == allowed
 
 
 def test_hard_links_to_what_is_refused(root: Path) -> None:
