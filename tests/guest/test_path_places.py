@@ -329,7 +329,7 @@ def test_other_paths_of_a_file(
     monkeypatch.setattr(mounts, "_MOUNTINFO", str(made))
     table = MountTable()
     try:
-        mount = next(each for each in table.mounts() if each.number == number)
+        mount = table.mounts().by_number[number]
         assert list(table.others(mount, real)) == others
     finally:
         os.close(table._events)

@@ -160,17 +160,12 @@ def test_places_and_units(vm: VM) -> None:
             ):
                 assert decision(control, ControlRequest(name=name, action=action)) == expected, (name, action)
             assert sh(vm, "systemctl is-active vsrpc-one vsrpc-two || true").split() == ["active", "inactive"]
-            told = sh(
-                vm,
-                "for q in 'path /srv/ro/f write' 'service vsrpc-alias start' 'service vsrpc-uno stop'; do "
-                "vsrpc-guest explain $q; echo $?; done; vsrpc-guest check-config 2>&1",
-            )
+            told = sh(vm, "vsrpc-guest explain service vsrpc-alias start; vsrpc-guest check-config 2>&1")
             for line in (
-                "write: refused by security.allowed_paths: /srv/ro/ (read only)",
                 "(vsrpc-alias.service is vsrpc-two.service; security.allowed_units in",
-                "  stop vsrpc-one.service",
                 f"{CONFIG}: warning: security.allowed_paths: / holds /bin: callers who may write there",
                 f"{CONFIG}: warning: security.allowed_units: vsrpc-alias matches no unit",
+                f"{CONFIG}: valid, with 2 warnings",
             ):
                 assert line in told, told
     finally:
