@@ -13,7 +13,7 @@ from guest.policy.commands import is_program, lookup
 from guest.policy.resolve import within
 from vsrpc.errors import RpcError
 
-_LIMIT = 10.0  # seconds for systemctl to list the units
+_LIMIT = 60.0  # seconds for systemctl to list the units
 
 # Who writes there becomes root: programs, what starts at boot or by the clock, and who may log in.
 _ROOTS_PLACES = (
@@ -26,7 +26,7 @@ _PRIVATE_PLACES = ("/etc", "/root", "/var/lib")
 def warnings(config: GuestConfig, config_file: str) -> list[str]:
     """What whoever wrote the configuration should know, each beginning with the key."""
     policy = policies(config, config_file)
-    return [*_commands(config), *_paths(config, policy), *_units(policy), *_others(config)]
+    return [*_commands(config), *_paths(config, policy), *_units(config, policy), *_others(config)]
 
 
 def _commands(config: GuestConfig) -> Iterator[str]:
@@ -65,15 +65,17 @@ def _paths(config: GuestConfig, policy: Policies) -> Iterator[str]:
             yield f"security.denied_paths: {path} does not exist"
 
 
-def _units(policy: Policies) -> Iterator[str]:
-    if not is_running():
+def _units(config: GuestConfig, policy: Policies) -> Iterator[str]:
+    key = "security.allowed_units"
+    if not config.security.allowed_units or not is_running():
         return
     try:
         names = Systemctl(lambda: _LIMIT, lambda callback: True).names()
-    except (TimedOut, Unusable):
+    except (TimedOut, Unusable) as failure:
+        yield f"{key} was not compared with the guest's units: {failure or 'systemctl does not end'}"
         return
     for pattern in policy.units.unmatched(names):
-        yield f"security.allowed_units: {pattern} matches no unit of this guest (aliases do not count)"
+        yield f"{key}: {pattern} matches no unit of this guest (aliases do not count)"
 
 
 def _others(config: GuestConfig) -> Iterator[str]:
