@@ -7,24 +7,20 @@ daemon.dispatcher)`, and run it.
 from __future__ import annotations
 
 import logging
-import os
 import secrets
-import sys
 import threading
 import time
 from typing import Any, Callable
 
-import vsrpc
 from guest.audit.log import Audit
-from guest.audit.sink import files, sink
+from guest.audit.sink import sink
 from guest.authentication import authenticator, is_needed
 from guest.config import ConfigError, GuestConfig
 from guest.errors import ERRORS
 from guest.files.sessions import UploadSessions
 from guest.files.temps import TempFiles, state_directory
 from guest.files.upload import UploadSession
-from guest.policy.commands import CommandPolicy
-from guest.policy.paths import PathPolicy
+from guest.policies import policies
 from guest.services.file import FileService
 from guest.services.service_manager import ServiceManagerService
 from guest.services.shell import ShellServicer
@@ -56,29 +52,29 @@ class Daemon:
     def __init__(self, config: GuestConfig, config_file: str, address: str | None = None) -> None:
         self._security = config.security
         judge = authenticator(config.security, config.device.path if address is None else address)
+        policy = policies(config, config_file)
         instance = secrets.token_hex(16)
         self._audit: Audit | None = None
         if config.audit.enabled:
             self._audit = Audit(sink(config.audit), instance, lambda path: self.dispatcher.method(path))
             self._audit.event("start", version=__version__, config=config_file)
+        log_call = (_log_call,) if self._audit is None else (self._audit, _log_call)
         self.dispatcher = Dispatcher(
             errors=ERRORS,
             max_request_size=config.server.max_request_size,
             request_timeout=config.server.request_timeout,
-            interceptors=(_log_call,) if self._audit is None else (self._audit, _log_call),
+            interceptors=(*log_call, policy.switches.intercept),
             on_refused=None if self._audit is None else self._audit.refused,
         )
-        state, limits = state_directory(), config.limits
-        own = [config_file, config.security.key_file, *_program_places(), *files(config.audit), state]
-        paths = PathPolicy([each.path for each in config.security.allowed_paths], own=own)
-        self._temps = TempFiles(state)
+        limits = config.limits
+        self._temps = TempFiles(state_directory())
         sessions = UploadSessions(limits, on_dropped=self._upload_dropped)
-        self._files = FileService(paths, config.server.max_request_size, sessions, limits.free_space, self._temps)
+        max_reply = config.server.max_request_size
+        self._files = FileService(policy.paths, max_reply, sessions, limits.free_space, self._temps)
         add_SystemServicer_to_server(SystemService(), self.dispatcher)
-        commands = CommandPolicy(config.security.allowed_commands, paths)
-        add_ShellServicer_to_server(ShellServicer(commands, limits=limits), self.dispatcher)
+        add_ShellServicer_to_server(ShellServicer(policy.commands, limits=limits), self.dispatcher)
         add_FileServicer_to_server(self._files, self.dispatcher)
-        add_ServiceManagerServicer_to_server(ServiceManagerService(), self.dispatcher)
+        add_ServiceManagerServicer_to_server(ServiceManagerService(policy.units), self.dispatcher)
         self._server = Server(
             self.dispatcher,
             agent=f"vsrpc-guest/{__version__}",
@@ -120,12 +116,6 @@ class Daemon:
     def _event(self, event: str, **fields: Any) -> None:
         if self._audit is not None:
             self._audit.event(event, **fields)
-
-
-def _program_places() -> list[str]:
-    """Where the daemon's own program is: a caller who may write there may do everything."""
-    packages = [os.path.dirname(os.path.abspath(module)) for module in (__file__, vsrpc.__file__)]
-    return packages + ([sys.prefix] if sys.prefix != sys.base_prefix else [])
 
 
 def _log_call(proceed: Callable[[Any, ServicerContext], Any], request: Any, context: ServicerContext) -> Any:

@@ -41,7 +41,7 @@ class ServicerContext:
 
     def __init__(self, path: str, request_id: str, deadline: Deadline, metadata: Metadata = (), peer: str = "") -> None:
         self.path = path
-        """The rpc path, for example "/vsrpc.v1.System/Info"."""
+        """The rpc path, for example "/vsrpc.v1.System/Info", also of a call that came by a REST route."""
         self.request_id = request_id
         """The caller's X-Request-ID, or one that the server made."""
         self.deadline = deadline

@@ -22,7 +22,8 @@ from guest.errors import error
 from guest.files.content import read_full
 from guest.files.temps import TempFiles, temp_name
 from guest.os_errors import as_rpc_error, file_errors, free_bytes, printable
-from guest.policy.paths import PathPolicy, kind
+from guest.policy.paths import PathPolicy
+from guest.policy.resolve import kind
 from vsrpc.wire import Buffer
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ class TargetFile:
 
     Making one raises RpcError: what the policy says, FILE_NOT_FOUND (no such directory), WRONG_FILE_TYPE (the target
     is a directory or special), FILE_EXISTS, NO_SPACE, PERMISSION_DENIED. A symbolic link at the target's place is
-    replaced, never followed. `keep_free` bytes of its file system are left.
+    replaced, never followed. `rule` is the rule of the policy that allows it. `keep_free` bytes of its file system are
+    left.
     """
 
     def __init__(
@@ -77,7 +79,9 @@ class TargetFile:
         self._keep_free = keep_free
         self._temps = temps
         self._temp = self._note = ""
-        self._dirfd, self._name = policy.open_parent(spec.path)
+        self._policy = policy
+        self._parent = policy.open_parent(spec.path)
+        self._dirfd, self._name, self.rule = self._parent
         try:
             self._check_place()
             with file_errors(spec.path, self._dirfd):
@@ -119,6 +123,7 @@ class TargetFile:
     def commit(self) -> None:
         """Give it owner and mode, make it durable, put it in place in one step; on failure nothing is left of it."""
         try:
+            self._policy.check_parent(self._parent, self.spec.path)
             self._check_place()
             with file_errors(self.spec.path, self._dirfd):
                 self._set_owner()

@@ -40,6 +40,7 @@ class UploadSession:
     ) -> None:
         self.used = now
         self.path = target.spec.path
+        self.rule = target.rule
         self.size = size
         self.chunk_size = chunk_size
         self.chunks = 0

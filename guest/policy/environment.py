@@ -86,4 +86,5 @@ def _denied(name: str, why: str) -> Exception:
         f"Environment variable not allowed: {name} ({why}; only security.allowed_commands: null lifts this)",
         field="env",
         name=name,
+        rule="environment of commands",
     )

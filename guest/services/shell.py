@@ -9,18 +9,19 @@ import contextlib
 import math
 import os
 import threading
-from typing import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Iterator
 
 from guest.config import LimitsConfig
 from guest.errors import error, too_large
 from guest.jobs.job import MAX_OUTPUT, CannotExecute, Job, JobCancelled, JobTimeout, Stage, Status
-from guest.jobs.script import Script
-from guest.os_errors import printable
+from guest.jobs.script import Judged, Script
+from guest.os_errors import file_errors, printable
 from guest.policy.commands import CommandPolicy, refused
 from guest.policy.commands_parser import has_command, parse
 from guest.policy.commands_syntax import CommandRefused, CommandSyntaxError
 from guest.policy.environment import command_environment
-from guest.policy.judge import PathJudge
+from guest.policy.paths import Directory
 from vsrpc.context import ServicerContext
 from vsrpc.errors import RpcError, busy
 from vsrpc.v1 import shell_pb2, shell_vsrpc
@@ -58,10 +59,37 @@ class ShellServicer(shell_vsrpc.ShellServicer):
         _check_sizes(request, self._limits)
         timeout = _timeout(request)
         context.extend_deadline(timeout + _KILL_MARGIN)
-        directory = self._directory(request.working_dir)
         environment = command_environment(request.env, self._policy.restricted)
-        with self._slot():
-            return self._exec(request, context, timeout, environment, directory)
+        context.notes["rule"] = self._policy.rule
+        with self._slot(), self._directory(request.working_dir) as directory, _command_errors():
+            deadline = context.deadline.sooner(timeout)
+            job = Job(environment, directory.way, deadline, self._max_output, context.begins)
+            try:
+                if not context.add_callback(job.cancel):
+                    raise JobCancelled
+                try:
+                    status = self._run(request, job, Script(self._policy, environment, directory.path), directory.path)
+                finally:
+                    job.finish()
+                return _reply(job, status)
+            except JobTimeout:
+                raise _timed_out(job, timeout, context) from None
+            except JobCancelled:
+                raise error("CANCELLED", "The caller cancelled the call or left; the command was killed") from None
+            finally:
+                job.close()
+
+    def explain(self, request: shell_pb2.ExecRequest) -> list[Judged]:
+        """What Exec would execute now, command by command; raises RpcError as Exec would. Nothing is run."""
+        _check_one_given(request)
+        _check_sizes(request, self._limits)
+        _timeout(request)
+        environment = command_environment(request.env, self._policy.restricted)
+        with self._directory(request.working_dir) as directory, _command_errors():
+            if request.command and self._policy.restricted:
+                return Script(self._policy, environment, directory.path).judge(parse(request.command))
+            argv = _argv(request)
+            return [Judged(argv, self._policy.check(argv, directory.path))]
 
     @contextlib.contextmanager
     def _slot(self) -> Iterator[None]:
@@ -75,57 +103,65 @@ class ShellServicer(shell_vsrpc.ShellServicer):
             if self._slots is not None:
                 self._slots.release()
 
-    def _exec(
-        self,
-        request: shell_pb2.ExecRequest,
-        context: ServicerContext,
-        timeout: float,
-        environment: Mapping[str, str],
-        directory: str,
-    ) -> shell_pb2.ExecResponse:
-        job = Job(environment, directory, context.deadline.sooner(timeout), self._max_output, context.begins)
-        try:
-            if not context.add_callback(job.cancel):
-                raise JobCancelled
-            try:
-                status = self._run(request, job, Script(self._policy, environment, directory), directory)
-            finally:
-                job.finish()
-            return _reply(job, status)
-        except JobTimeout:
-            raise _timed_out(job, timeout, context) from None
-        except JobCancelled:
-            raise error("CANCELLED", "The caller cancelled the call or left; the command was killed") from None
-        except CannotExecute as failure:
-            program = printable(failure.program)
-            raise error("CMD_EXEC_FAILED", f"Cannot execute: {program} ({failure.why})", command=program) from None
-        except CommandRefused as refusal:
-            raise refused(refusal.what, refusal.way_out) from None
-        except CommandSyntaxError as wrong:
-            raise error("INVALID_PARAMS", f"command: {wrong}", field="command") from None
-        finally:
-            job.close()
-
     def _run(self, request: shell_pb2.ExecRequest, job: Job, script: Script, directory: str) -> Status:
         if request.command and self._policy.restricted:
             return script.run(parse(request.command), job)
-        # "--": a command line may begin with "-".
-        argv = ["/bin/sh", "-c", "--", request.command] if request.command else list(request.argv)
+        argv = _argv(request)
         program = self._policy.check(argv, directory)
         return job.run([Stage(argv, program)], strict=True)
 
-    def _directory(self, path: str) -> str:
+    @contextlib.contextmanager
+    def _directory(self, path: str) -> Iterator[_WorkingDirectory]:
+        """The directory, open: commands are judged by, and run in, what was opened, whatever its name means then."""
         path = path or DEFAULT_DIRECTORY
         shown = printable(path)
         if not path.startswith("/") or "\0" in path:
             raise error("INVALID_PARAMS", f"working_dir: {shown} is not an absolute path", field="working_dir")
-        if self._policy.restricted:
-            PathJudge(self._policy.paths, "/").metadata(path)
-        if not os.path.exists(path):
-            raise error("FILE_NOT_FOUND", f"working_dir: no such directory: {shown}", path=shown)
-        if not os.path.isdir(path):
-            raise error("WRONG_FILE_TYPE", f"working_dir: not a directory: {shown}", path=shown)
-        return path
+        try:
+            fd, real = self._policy.paths.open_directory(path) if self._policy.restricted else _open(path)
+        except RpcError as failure:
+            if failure.reason == "FILE_NOT_FOUND":
+                raise error("FILE_NOT_FOUND", f"working_dir: no such directory: {shown}", path=shown) from None
+            if failure.reason == "WRONG_FILE_TYPE":
+                raise error("WRONG_FILE_TYPE", f"working_dir: not a directory: {shown}", path=shown) from None
+            raise
+        try:
+            yield _WorkingDirectory(real, f"/proc/self/fd/{fd}")
+        finally:
+            os.close(fd)
+
+
+@dataclass(frozen=True)
+class _WorkingDirectory:
+    path: str
+    way: str
+    """Leads to the open directory, also in a child process."""
+
+
+def _open(path: str) -> Directory:
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise error("WRONG_FILE_TYPE", f"Not a directory: {printable(path)}")
+    with file_errors(path):
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return Directory(fd, path)
+
+
+@contextlib.contextmanager
+def _command_errors() -> Iterator[None]:
+    try:
+        yield
+    except CannotExecute as failure:
+        program = printable(failure.program)
+        raise error("CMD_EXEC_FAILED", f"Cannot execute: {program} ({failure.why})", command=program) from None
+    except CommandRefused as refusal:
+        raise refused(refusal.what, refusal.way_out) from None
+    except CommandSyntaxError as wrong:
+        raise error("INVALID_PARAMS", f"command: {wrong}", field="command") from None
+
+
+def _argv(request: shell_pb2.ExecRequest) -> list[str]:
+    # "--": a command line may begin with "-".
+    return ["/bin/sh", "-c", "--", request.command] if request.command else list(request.argv)
 
 
 def _check_one_given(request: shell_pb2.ExecRequest) -> None:
