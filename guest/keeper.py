@@ -36,7 +36,7 @@ class Keeper:
 
     def __init__(self, settings: config.GuestConfig, policy: CommandPolicy, idle_seconds: float = IDLE_SECONDS) -> None:
         self._store = JobStore(settings.limits.jobs)
-        self._service = JobService(policy, self._store, settings.server.max_request_size)
+        self._service = JobService(policy, self._store, settings.server.max_request_size, settings.limits)
         dispatcher = Dispatcher(errors=ERRORS, max_request_size=settings.server.max_request_size, request_timeout=None)
         add_JobServicer_to_server(self._service, dispatcher)
         self._server = Server(dispatcher, agent=f"vsrpc-jobs/{__version__}", workers=settings.server.workers)

@@ -58,7 +58,7 @@ live_systemd() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
 
 if [ "$uninstall" = yes ]; then
     if live_systemd && [ -e "$unit" ]; then systemctl stop vsrpc-guest.service; fi
-    rm -rf "$opt" "$launcher" "$unit" "$rule"
+    rm -rf "$opt" "$launcher" "$unit" "$rule" "$root/var/lib/vsrpc-guest"
     if live_systemd; then systemctl daemon-reload && udevadm control --reload; fi
     echo "vsrpc guest daemon removed; $etc is kept"
     exit 0

@@ -15,7 +15,7 @@ from vsrpc import codec, connect_unary
 from vsrpc.auth import CHALLENGE, Challenge
 from vsrpc.context import ServicerContext
 from vsrpc.deadline import Deadline
-from vsrpc.errors import RpcError, outcome_unknown
+from vsrpc.errors import NotRun, RpcError, outcome_unknown
 from vsrpc.hello import REQUEST_ID
 from vsrpc.metadata import from_headers
 from vsrpc.status import Code
@@ -50,8 +50,6 @@ class IncomingCall:
     def __init__(self, dispatcher: Dispatcher, request: Request, peer: str, refused: Refused | None = None) -> None:
         self._dispatcher = dispatcher
         self._refused = refused
-        self.refused = refused is not None
-        """Whether it was refused by its head, and has no body that could be served."""
         self.request = request
         self.path, _, self.query = request.target.partition("?")
         given = request.headers.get(REQUEST_ID)
@@ -67,6 +65,11 @@ class IncomingCall:
         except RpcError as error:
             seconds, self._bad_timeout = None, error
         self.context.set_deadline(seconds, dispatcher.request_timeout)
+
+    @property
+    def refused_by_wire(self) -> bool:
+        """Whether its head alone condemns it; its body is not here."""
+        return self._refused is not None
 
     @property
     def retry_age(self) -> float | None:
@@ -105,7 +108,8 @@ class IncomingCall:
         except RpcError as error:
             if not self.reached_servicer:  # what servicers say is for interceptors to log
                 _log.info("%s %s [%s] refused: %s", self.request.method, self.path, self.request_id, error.details())
-            return self.fail(error)
+                self._dispatcher.refused(self, error)
+            return self.not_run(error) if isinstance(error, NotRun) else self.fail(error)
         except BaseException:  # a servicer that calls sys.exit() too: a request never ends the daemon
             _log.exception("%s [%s]: internal error", self.path, self.request_id)
             return self.fail(
@@ -117,6 +121,11 @@ class IncomingCall:
                     data={"request_id": self.request_id},
                 )
             )
+
+    def release(self) -> None:
+        """The call is over: what its request holds is free for others."""
+        if self.request.room is not None:
+            self.request.room.release()
 
     def check_deadline(self) -> None:
         """Raises RpcError DEADLINE_EXCEEDED once the deadline has passed."""
@@ -210,6 +219,8 @@ def _with(field: tuple[str, str], response: Response) -> Response:
 def _refusal(refused: Refused) -> RpcError:
     if refused.status == 413:
         return RpcError(Code.RESOURCE_EXHAUSTED, refused.message, reason="TOO_LARGE")
+    if refused.status == 429:
+        return NotRun(Code.RESOURCE_EXHAUSTED, refused.message, reason="BUSY", data={"rule": "limits.buffered"})
     return RpcError(Code.UNIMPLEMENTED, refused.message)
 
 

@@ -6,6 +6,7 @@ import subprocess
 import threading
 from typing import Any, Callable
 
+from guest.config import LimitsConfig
 from guest.errors import error
 from guest.keeper import SOCKET, UNIT
 from guest.policy.commands import CommandPolicy
@@ -37,8 +38,15 @@ def start_unit() -> None:
 class JobProxy(job_vsrpc.JobServicer):
     """Serves Job by calls to the keeper at `path`, which `start` starts."""
 
-    def __init__(self, policy: CommandPolicy, path: str = SOCKET, start: Callable[[], None] = start_unit) -> None:
+    def __init__(
+        self,
+        policy: CommandPolicy,
+        limits: LimitsConfig,
+        path: str = SOCKET,
+        start: Callable[[], None] = start_unit,
+    ) -> None:
         self._policy = policy
+        self._limits = limits
         self._start = start
         self._starting = threading.Lock()
         name, connect = connector(f"unix:{path}")
@@ -64,7 +72,9 @@ class JobProxy(job_vsrpc.JobServicer):
 
     def Start(self, request: pb.JobStartRequest, context: ServicerContext) -> Any:
         """Judge it, and have the keeper start it, which is started first if need be."""
-        judge(self._policy, request)
+        context.notes["rule"] = self._policy.rule
+        judge(self._policy, request, self._limits).close()
+        context.begins()
         try:
             response = self._pass_on("Start", request, context)
         except RpcError as failure:

@@ -14,7 +14,7 @@ import pytest
 
 import vsrpc
 from guest import keeper
-from guest.config import GuestConfig
+from guest.config import GuestConfig, LimitsConfig
 from guest.errors import ERRORS
 from guest.jobs import log
 from guest.jobs.store import JobStore
@@ -46,9 +46,9 @@ class Guest:
         self._path = f"{directory}/keeper.sock"
         self.service: JobService | JobProxy
         if kept:
-            self.service = JobProxy(policy, self._path, self.start_keeper)
+            self.service = JobProxy(policy, LimitsConfig(), self._path, self.start_keeper)
         else:
-            self.service = JobService(policy, JobStore(max_jobs), MAX_REPLY)
+            self.service = JobService(policy, JobStore(max_jobs), MAX_REPLY, LimitsConfig())
         dispatcher = Dispatcher(errors=ERRORS, max_request_size=MAX_REPLY)
         add_JobServicer_to_server(self.service, dispatcher)
         self._server = Server(dispatcher, workers=4)
