@@ -119,6 +119,17 @@ class ServicesConfig:
 
 
 @dataclass(frozen=True)
+class OperationsConfig:
+    """Which operations on the guest as a machine callers may do."""
+
+    power: bool = key(boolean, False)
+    freeze: bool = key(boolean, False)
+    trim: bool = key(boolean, True)
+    set_time: bool = key(boolean, True)
+    set_hostname: bool = key(boolean, True)
+
+
+@dataclass(frozen=True)
 class SecurityConfig:
     """What callers may do."""
 
@@ -137,6 +148,9 @@ class SecurityConfig:
     allowed_units: tuple[str, ...] | None = key(or_null(list_of(_unit_pattern)), None)
     """Units that ServiceManager may touch: names or patterns; None for all."""
     allowed_unit_actions: tuple[str, ...] = key(list_of(one_of(UNIT_ACTIONS)), UNIT_ACTIONS)
+    login_shell: bool = key(boolean, False)
+    """Whether callers may have an interactive shell, in which allowed_commands does not hold."""
+    operations: OperationsConfig = section(OperationsConfig)
     services: ServicesConfig = section(ServicesConfig)
 
 
@@ -148,6 +162,8 @@ class LimitsConfig:
     """Calls in a second, on average; as many may come at once."""
     commands: int | None = key(or_null(integer(1, 256)), None)
     """Commands that run at a time."""
+    jobs: int = key(integer(1, 1024), 256)
+    """Jobs that run at a time."""
     uploads: int = key(integer(1, 1024), 32)
     """Uploads open at a time."""
     upload_idle: float = key(seconds(10, 86400), 900.0)

@@ -6,6 +6,7 @@ daemon.dispatcher)`, and run it.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import secrets
 import threading
@@ -20,8 +21,11 @@ from guest.errors import ERRORS
 from guest.files.sessions import UploadSessions
 from guest.files.temps import TempFiles, state_directory
 from guest.files.upload import UploadSession
+from guest.jobs.store import JobStore
 from guest.policies import policies
 from guest.services.file import FileService
+from guest.services.job import JobService
+from guest.services.machine import MachineService, Operations
 from guest.services.service_manager import ServiceManagerService
 from guest.services.shell import ShellServicer
 from guest.services.system import SystemService
@@ -32,6 +36,8 @@ from vsrpc.errors import RpcError
 from vsrpc.server import Server
 from vsrpc.transports import Listener
 from vsrpc.v1.file_vsrpc import add_FileServicer_to_server
+from vsrpc.v1.job_vsrpc import add_JobServicer_to_server
+from vsrpc.v1.machine_vsrpc import add_MachineServicer_to_server
 from vsrpc.v1.service_vsrpc import add_ServiceManagerServicer_to_server
 from vsrpc.v1.shell_vsrpc import add_ShellServicer_to_server
 from vsrpc.v1.system_vsrpc import add_SystemServicer_to_server
@@ -73,6 +79,10 @@ class Daemon:
         self._files = FileService(policy.paths, max_reply, sessions, limits.free_space, self._temps)
         add_SystemServicer_to_server(SystemService(), self.dispatcher)
         add_ShellServicer_to_server(ShellServicer(policy.commands, limits=limits), self.dispatcher)
+        self._jobs = JobService(policy.commands, JobStore(limits.jobs), max_reply, limits)
+        add_JobServicer_to_server(self._jobs, self.dispatcher)
+        self._machine = MachineService(Operations(**dataclasses.asdict(config.security.operations)))
+        add_MachineServicer_to_server(self._machine, self.dispatcher)
         add_FileServicer_to_server(self._files, self.dispatcher)
         add_ServiceManagerServicer_to_server(ServiceManagerService(policy.units), self.dispatcher)
         self._server = Server(
@@ -101,6 +111,8 @@ class Daemon:
     def stop(self) -> None:
         """End all calls and what they started, remove what was half uploaded, and make serve() return."""
         self._server.stop()
+        self._jobs.stop()
+        self._machine.stop()
         self._files.stop()
         self._temps.close()
         if self._audit is not None:

@@ -41,7 +41,7 @@ def policies(config: GuestConfig, config_file: str) -> Policies:
     )
     return Policies(
         paths,
-        CommandPolicy(security.allowed_commands, paths),
+        CommandPolicy(security.allowed_commands, paths, security.login_shell),
         UnitPolicy(security.allowed_units, security.allowed_unit_actions),
         Switches(dataclasses.asdict(security.services)),
     )

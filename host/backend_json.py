@@ -40,6 +40,18 @@ def _file() -> tuple[Route, ...]:
     return FILE_ROUTES
 
 
+def _job() -> tuple[Route, ...]:
+    from vsrpc.v1.job_tables import JOB_ROUTES
+
+    return JOB_ROUTES
+
+
+def _machine() -> tuple[Route, ...]:
+    from vsrpc.v1.machine_tables import MACHINE_ROUTES
+
+    return MACHINE_ROUTES
+
+
 def _service_manager() -> tuple[Route, ...]:
     from vsrpc.v1.service_tables import SERVICE_MANAGER_ROUTES
 
@@ -50,6 +62,8 @@ _ROUTES: Mapping[str, Callable[[], tuple[Route, ...]]] = {
     "System": _system,
     "Shell": _shell,
     "File": _file,
+    "Job": _job,
+    "Machine": _machine,
     "ServiceManager": _service_manager,
 }
 
@@ -85,9 +99,9 @@ class JsonBackend:
         except (binascii.Error, TypeError, ValueError) as error:
             raise _not_ours(f"`content` is not base64: {error}") from None
 
-    def start(self, service: str, rpc: str, fields: Mapping[str, Any]) -> _Later:
+    def start(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> _Later:
         """See Backend.start: here a call is made when its reply is asked for."""
-        return _Later(lambda: self.call(service, rpc, fields))
+        return _Later(lambda: self.call(service, rpc, fields, timeout))
 
 
 class _Later:

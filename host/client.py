@@ -83,7 +83,7 @@ class VirtioRPCClient:
         self._channel: Channel | None = None
         self._backend: Backend | None = None
         self._calls = Calls(lambda: self._connected()[1])
-        self._files = FileCalls(self._calls, lambda: self._connected()[1])
+        self._files = FileCalls(self._calls)
 
     def connect(self, timeout: float | None = None) -> None:
         """Connect to the guest now, waiting for others who have the port until `timeout` (default: read_timeout).
@@ -119,6 +119,17 @@ class VirtioRPCClient:
     def channel(self) -> Channel:
         """The channel, for typed stubs: SystemStub(client.channel).Info(). It connects at the first call."""
         return self._connected()[0]
+
+    @property
+    def calls(self) -> Calls:
+        """Calls of any rpc by its names, for what has no method here: RemoteJob (host.jobs)."""
+        return self._calls
+
+    def call(
+        self, service: str, rpc: str, fields: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Call any rpc of the schema by its names; `fields` are those of its request. Data: those of its response."""
+        return self._call(service, rpc, fields, timeout)
 
     def ping(self, timeout: float | None = None) -> dict[str, Any]:
         """Whether the daemon answers. Data: timestamp, uptime, message."""

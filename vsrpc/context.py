@@ -5,6 +5,7 @@ Nothing of HTTP, JSON or the device is seen here.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from typing import Any, Callable, Iterable, NoReturn, Protocol, TypeVar
@@ -61,6 +62,8 @@ class ServicerContext:
         """... and its `release`."""
         self.notes: dict[str, Any] = {}
         """What the servicer says of the call for logs, such as the rule that allowed it."""
+        self.standing_in: Callable[[], contextlib.AbstractContextManager[None]] | None = None
+        """What `waiting` gives (set by the server)."""
         self.on_begin: Callable[[], None] | None = None
         """What `begins` calls."""
         self._lock = threading.Lock()
@@ -128,6 +131,11 @@ class ServicerContext:
     def is_active(self) -> bool:
         """Whether somebody still waits: false once the caller cancelled, left, or the deadline passed."""
         return not self._cancelled and not self.deadline.expired
+
+    def waiting(self) -> contextlib.AbstractContextManager[None]:
+        """For a servicer, around what waits for something outside, `with context.waiting():`. Other calls run
+        meanwhile, so that many calls may wait."""
+        return self.standing_in() if self.standing_in else contextlib.nullcontext()
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
         """Call this when the caller cancels or leaves, or the deadline passes: from any thread, and what it raises is

@@ -6,11 +6,11 @@ one after another. What becomes of calls that must not run twice is remembered a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from typing import Iterable
+from typing import Iterable, Iterator
 
 from vsrpc.admission import Budget, TokenBucket
 from vsrpc.auth import Credentials
@@ -25,12 +25,16 @@ from vsrpc.server_session import ServerSession
 from vsrpc.server_stream import ServerStream
 from vsrpc.transports import Listener, TransportClosed
 from vsrpc.wire import Response
+from vsrpc.workers import WorkerPool
 
 _log = logging.getLogger(__name__)
 
 # What is done at once must not keep the thread that reads: bytes of a request, and of responses not yet written.
 _SMALL_REQUEST = 4096
 _MAX_BACKLOG = 1 << 20
+
+# Calls that wait for something outside, with a thread each, beside those that run and those that wait for their turn.
+_MAX_WAITING = 1024
 
 # Bodies up to so many bytes are hashed where they are read: handing them to a worker takes longer.
 _SMALL_BODY = 16384
@@ -78,7 +82,8 @@ class Server:
         self._rate = None if rate is None else (rate, TokenBucket(rate, max(1.0, rate)))
         self._queue = queue
         self._slots = threading.BoundedSemaphore(workers + queue)
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="vsrpc-worker")
+        self._stand_ins = threading.BoundedSemaphore(_MAX_WAITING)
+        self._pool = WorkerPool(workers, "vsrpc-worker")
         self._lock = threading.Lock()
         self._streams: set[ServerStream] = set()
         self._listeners: set[Listener] = set()
@@ -213,6 +218,7 @@ class Server:
                 self.replies.leave(call)  # its caller went before the call was claimed
             if self._stopping or not self._wanted(session, call):
                 return
+            call.context.standing_in = self._stand_in
             response = self._run(call)
             if not call.idempotency_key:
                 session.finish(call, response, wait=True)
@@ -223,6 +229,20 @@ class Server:
         finally:
             self._slots.release()
             call.release()
+
+    @contextlib.contextmanager
+    def _stand_in(self) -> Iterator[None]:
+        """Let another call have the place of one that waits, among those that run and those that are taken."""
+        if not self._stand_ins.acquire(blocking=False):
+            yield  # then this one keeps its place
+            return
+        self._slots.release()
+        try:
+            with self._pool.waiting():
+                yield
+        finally:
+            self._stand_ins.release()
+            self._slots.acquire()
 
     def _run(self, call: IncomingCall) -> Response:
         try:

@@ -7,7 +7,7 @@ match other files. What is judged is the argument vector that is executed.
 from __future__ import annotations
 
 import os
-from typing import Mapping, NamedTuple, Protocol, Sequence
+from typing import Callable, Mapping, NamedTuple, Protocol, Sequence
 
 from guest.jobs import redirect
 from guest.jobs.expand import Expander
@@ -38,8 +38,16 @@ class Runner(Protocol):
 class Script:
     """Judges and runs command lines in one environment and one directory (absolute)."""
 
-    def __init__(self, policy: CommandPolicy, environment: Mapping[str, str], directory: str) -> None:
+    def __init__(
+        self,
+        policy: CommandPolicy,
+        environment: Mapping[str, str],
+        directory: str,
+        adapt: Callable[[Stage], Stage] | None = None,
+    ) -> None:
+        """`adapt` changes how a judged command is executed."""
         self._policy = policy
+        self._adapt = adapt
         self._directory = directory
         self._expander = Expander(environment, PathJudge(policy.paths, directory))
 
@@ -50,6 +58,10 @@ class Script:
         is an error if it is the only command of the line; in a longer one it exits with 127, as in a shell.
         """
         self.judge(line)
+        return self.run_judged(line, runner)
+
+    def run_judged(self, line: CommandLine, runner: Runner) -> Status:
+        """`run`, after `judge`."""
         alone = len(line.commands) == 1
         status = Status(0)
         for step in line.steps:
@@ -115,7 +127,8 @@ class Script:
             if isinstance(failure, RpcError) and failure.reason != "PERMISSION_DENIED":
                 return FailedStage(_REDIRECTION_FAILED, failure.details())
             raise
-        return Stage(argv, program, tuple(opened))
+        stage = Stage(argv, program, tuple(opened))
+        return self._adapt(stage) if self._adapt else stage
 
     def _path(self, target: Word) -> str:
         return os.path.join(self._directory, self._expander.text(target))

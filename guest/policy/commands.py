@@ -34,12 +34,14 @@ _INSTEAD = {
 class CommandPolicy:
     """The rules for one list: names, absolute paths, or None for any command. An empty list is the default one."""
 
-    def __init__(self, allowed: Iterable[str] | None, paths: PathRules) -> None:
+    def __init__(self, allowed: Iterable[str] | None, paths: PathRules, login_shell: bool = False) -> None:
         listed = None if allowed is None else frozenset(allowed)
         self._allowed = None if listed is None else listed or DEFAULT_COMMANDS
         self.paths = paths
         self.rule = _KEY if listed else f"{_KEY}: {'null' if listed is None else 'built-in list'}"
         """What allows the commands that are."""
+        self.login_shell = login_shell
+        """Whether callers may have an interactive shell, in which the list does not hold."""
 
     @property
     def restricted(self) -> bool:

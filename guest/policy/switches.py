@@ -12,6 +12,8 @@ from guest.errors import error
 from vsrpc.context import ServicerContext
 from vsrpc.method import Idempotency
 from vsrpc.v1.file_vsrpc import FILE_SERVICE
+from vsrpc.v1.job_vsrpc import JOB_SERVICE
+from vsrpc.v1.machine_vsrpc import MACHINE_SERVICE
 from vsrpc.v1.service_vsrpc import SERVICE_MANAGER_CONTROL, SERVICE_MANAGER_SERVICE
 from vsrpc.v1.shell_vsrpc import SHELL_SERVICE
 from vsrpc.v1.system_vsrpc import SYSTEM_PING, SYSTEM_SERVICE
@@ -24,7 +26,12 @@ KEYS = {
 }
 """The services by their keys in the configuration."""
 
-_METHODS = {method.path: (key, method) for key, service in KEYS.items() for method in service.methods}
+_MORE = {"shell": JOB_SERVICE, "system": MACHINE_SERVICE}
+"""Services that go with another one's switch."""
+
+_METHODS = {
+    method.path: (key, method) for key, service in (*KEYS.items(), *_MORE.items()) for method in service.methods
+}
 
 
 class Switches:

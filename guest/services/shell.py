@@ -7,21 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import threading
-from dataclasses import dataclass
-from typing import Iterator
+from typing import Iterator, Sequence
 
 from guest.config import LimitsConfig
-from guest.errors import error, too_large
-from guest.jobs.job import MAX_OUTPUT, CannotExecute, Job, JobCancelled, JobTimeout, Stage, Status
-from guest.jobs.script import Judged, Script
-from guest.os_errors import file_errors, printable
-from guest.policy.commands import CommandPolicy, refused
-from guest.policy.commands_parser import has_command, parse
-from guest.policy.commands_syntax import CommandRefused, CommandSyntaxError
-from guest.policy.environment import command_environment
-from guest.policy.paths import Directory
+from guest.errors import error
+from guest.jobs.capture import Capture
+from guest.jobs.job import MAX_OUTPUT, Job, JobCancelled, JobTimeout, NoInput, Status
+from guest.jobs.script import Judged
+from guest.policy.commands import CommandPolicy
+from guest.services.command import command_errors, prepare
 from vsrpc.context import ServicerContext
 from vsrpc.errors import RpcError, busy
 from vsrpc.v1 import shell_pb2, shell_vsrpc
@@ -30,10 +25,7 @@ DEFAULT_TIMEOUT = 30.0
 """Seconds that a command may run when the request does not say."""
 
 MAX_TIMEOUT = 86400.0
-"""Seconds: a day. What runs longer is a service."""
-
-DEFAULT_DIRECTORY = "/"
-"""Where commands run when the request does not say: the one directory that is there and that everyone may look into."""
+"""Seconds: a day. What runs longer is a job."""
 
 _KILL_MARGIN = 10.0  # seconds beyond the timeout within which the reply is made, killing included
 
@@ -55,41 +47,41 @@ class ShellServicer(shell_vsrpc.ShellServicer):
 
     def Exec(self, request: shell_pb2.ExecRequest, context: ServicerContext) -> shell_pb2.ExecResponse:
         """Run one command to its end."""
-        _check_one_given(request)
-        _check_sizes(request, self._limits)
         timeout = _timeout(request)
         context.extend_deadline(timeout + _KILL_MARGIN)
-        environment = command_environment(request.env, self._policy.restricted)
         context.notes["rule"] = self._policy.rule
-        with self._slot(), self._directory(request.working_dir) as directory, _command_errors():
+        with self._slot(), prepare(self._policy, request, self._limits) as command, command_errors():
+            stdout, stderr = Capture(self._max_output), Capture(self._max_output)
             deadline = context.deadline.sooner(timeout)
-            job = Job(environment, directory.way, deadline, self._max_output, context.begins)
+            job = Job(
+                command.environment,
+                command.directory,
+                deadline,
+                stdout,
+                stderr,
+                NoInput(),
+                on_start=context.begins,
+            )
             try:
                 if not context.add_callback(job.cancel):
                     raise JobCancelled
                 try:
-                    status = self._run(request, job, Script(self._policy, environment, directory.path), directory.path)
+                    status = command.run(job)
                 finally:
                     job.finish()
-                return _reply(job, status)
+                return _reply(job, status, stdout, stderr)
             except JobTimeout:
-                raise _timed_out(job, timeout, context) from None
+                raise _timed_out(job, timeout, context, stdout, stderr) from None
             except JobCancelled:
                 raise error("CANCELLED", "The caller cancelled the call or left; the command was killed") from None
             finally:
                 job.close()
 
-    def explain(self, request: shell_pb2.ExecRequest) -> list[Judged]:
+    def explain(self, request: shell_pb2.ExecRequest) -> Sequence[Judged]:
         """What Exec would execute now, command by command; raises RpcError as Exec would. Nothing is run."""
-        _check_one_given(request)
-        _check_sizes(request, self._limits)
         _timeout(request)
-        environment = command_environment(request.env, self._policy.restricted)
-        with self._directory(request.working_dir) as directory, _command_errors():
-            if request.command and self._policy.restricted:
-                return Script(self._policy, environment, directory.path).judge(parse(request.command))
-            argv = _argv(request)
-            return [Judged(argv, self._policy.check(argv, directory.path))]
+        with prepare(self._policy, request, self._limits) as command:
+            return command.judged
 
     @contextlib.contextmanager
     def _slot(self) -> Iterator[None]:
@@ -103,89 +95,6 @@ class ShellServicer(shell_vsrpc.ShellServicer):
             if self._slots is not None:
                 self._slots.release()
 
-    def _run(self, request: shell_pb2.ExecRequest, job: Job, script: Script, directory: str) -> Status:
-        if request.command and self._policy.restricted:
-            return script.run(parse(request.command), job)
-        argv = _argv(request)
-        program = self._policy.check(argv, directory)
-        return job.run([Stage(argv, program)], strict=True)
-
-    @contextlib.contextmanager
-    def _directory(self, path: str) -> Iterator[_WorkingDirectory]:
-        """The directory, open: commands are judged by, and run in, what was opened, whatever its name means then."""
-        path = path or DEFAULT_DIRECTORY
-        shown = printable(path)
-        if not path.startswith("/") or "\0" in path:
-            raise error("INVALID_PARAMS", f"working_dir: {shown} is not an absolute path", field="working_dir")
-        try:
-            fd, real = self._policy.paths.open_directory(path) if self._policy.restricted else _open(path)
-        except RpcError as failure:
-            if failure.reason == "FILE_NOT_FOUND":
-                raise error("FILE_NOT_FOUND", f"working_dir: no such directory: {shown}", path=shown) from None
-            if failure.reason == "WRONG_FILE_TYPE":
-                raise error("WRONG_FILE_TYPE", f"working_dir: not a directory: {shown}", path=shown) from None
-            raise
-        try:
-            yield _WorkingDirectory(real, f"/proc/self/fd/{fd}")
-        finally:
-            os.close(fd)
-
-
-@dataclass(frozen=True)
-class _WorkingDirectory:
-    path: str
-    way: str
-    """Leads to the open directory, also in a child process."""
-
-
-def _open(path: str) -> Directory:
-    if os.path.exists(path) and not os.path.isdir(path):
-        raise error("WRONG_FILE_TYPE", f"Not a directory: {printable(path)}")
-    with file_errors(path):
-        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    return Directory(fd, path)
-
-
-@contextlib.contextmanager
-def _command_errors() -> Iterator[None]:
-    try:
-        yield
-    except CannotExecute as failure:
-        program = printable(failure.program)
-        raise error("CMD_EXEC_FAILED", f"Cannot execute: {program} ({failure.why})", command=program) from None
-    except CommandRefused as refusal:
-        raise refused(refusal.what, refusal.way_out) from None
-    except CommandSyntaxError as wrong:
-        raise error("INVALID_PARAMS", f"command: {wrong}", field="command") from None
-
-
-def _argv(request: shell_pb2.ExecRequest) -> list[str]:
-    # "--": a command line may begin with "-".
-    return ["/bin/sh", "-c", "--", request.command] if request.command else list(request.argv)
-
-
-def _check_one_given(request: shell_pb2.ExecRequest) -> None:
-    if request.command and request.argv:
-        raise error("INVALID_PARAMS", "Both command and argv are given: give one of them", field="argv")
-    if not has_command(request.command) and not request.argv:
-        raise error("MISSING_REQUIRED", "command is missing or empty: give a command line, or argv", field="command")
-    if request.argv and not request.argv[0]:
-        raise error("INVALID_PARAMS", "argv: the program (the first element) is empty", field="argv")
-    if "\0" in request.command or any("\0" in argument for argument in request.argv):
-        field = "command" if request.command else "argv"
-        raise error("INVALID_PARAMS", f"{field}: there is a NUL character in it", field=field)
-
-
-def _check_sizes(request: shell_pb2.ExecRequest, limits: LimitsConfig) -> None:
-    words = [request.command] if request.command else request.argv
-    size = sum(len(word.encode()) + 1 for word in words)  # with a NUL each, as for execve(2)
-    if size > limits.argument_size:
-        what = "The command" if request.command else "argv"
-        raise too_large(what, size, "limits.argument_size", limits.argument_size)
-    size = sum(len(f"{name}={value}".encode()) + 1 for name, value in request.env.items())
-    if size > limits.environment_size:
-        raise too_large("env", size, "limits.environment_size", limits.environment_size)
-
 
 def _timeout(request: shell_pb2.ExecRequest) -> float:
     timeout = request.timeout if request.HasField("timeout") else DEFAULT_TIMEOUT
@@ -196,25 +105,25 @@ def _timeout(request: shell_pb2.ExecRequest) -> float:
     return timeout
 
 
-def _reply(job: Job, status: Status) -> shell_pb2.ExecResponse:
+def _reply(job: Job, status: Status, stdout: Capture, stderr: Capture) -> shell_pb2.ExecResponse:
     return shell_pb2.ExecResponse(
         exit_code=status.code,
         signal=status.signal,
-        stdout=job.stdout.content,
-        stderr=job.stderr.content,
-        stdout_truncated=job.stdout.truncated,
-        stderr_truncated=job.stderr.truncated,
-        stdout_size=job.stdout.size,
-        stderr_size=job.stderr.size,
+        stdout=stdout.content,
+        stderr=stderr.content,
+        stdout_truncated=stdout.truncated,
+        stderr_truncated=stderr.truncated,
+        stdout_size=stdout.size,
+        stderr_size=stderr.size,
         duration_ms=math.ceil(job.duration * 1000),
     )
 
 
-def _timed_out(job: Job, timeout: float, context: ServicerContext) -> RpcError:
+def _timed_out(job: Job, timeout: float, context: ServicerContext, stdout: Capture, stderr: Capture) -> RpcError:
     facts = {
         "timeout": f"{timeout:g}",
-        "stdout": job.stdout.content[:_ERROR_OUTPUT].decode("utf-8", "replace"),
-        "stderr": job.stderr.content[:_ERROR_OUTPUT].decode("utf-8", "replace"),
+        "stdout": stdout.content[:_ERROR_OUTPUT].decode("utf-8", "replace"),
+        "stderr": stderr.content[:_ERROR_OUTPUT].decode("utf-8", "replace"),
     }
     if context.deadline.expired:
         return error(

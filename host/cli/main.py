@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
         args = parse(argv)
     except CommandLineError as error:
         complain("error", str(error))
-        return exits.USAGE + (exits.EXEC_BASE if error.command == "exec" else 0)
+        return exits.USAGE + (exits.EXEC_BASE if error.command in exits.LIKE_EXEC else 0)
     try:
         code = _run(args)
         if sys.stdout is not None:
@@ -36,10 +36,10 @@ def main(argv: Sequence[str]) -> int:
         return exits.BROKEN_PIPE
     except (UsageError, RPCError, OSError) as error:
         _explain(args, _text_of(error))
-        return _code_of(error) + (exits.EXEC_BASE if args.command == "exec" else 0)
+        return _code_of(error) + (exits.EXEC_BASE if args.command in exits.LIKE_EXEC else 0)
     except Exception as error:
         _explain(args, f"this is a defect of vsrpc-host, please report it: {error!r} (the traceback: run it with -d)")
-        return exits.LOCAL_FAULT + (exits.EXEC_BASE if args.command == "exec" else 0)
+        return exits.LOCAL_FAULT + (exits.EXEC_BASE if args.command in exits.LIKE_EXEC else 0)
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from types import TracebackType
-from typing import Any
+from typing import Any, Sequence
 
 from host.cli.parser import PROG
 from host.transfer_options import SMALL_FILE
@@ -30,6 +31,16 @@ def print_line(text: str) -> None:
 def print_json(value: Any) -> None:
     """JSON for people and programs, in UTF-8."""
     print_line(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Rows in columns, each as wide as it must be; on a terminal no longer than its lines."""
+    lines = [header, *([" ".join(cell.split()) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header) - 1)]
+    most = shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
+    for line in lines:
+        text = "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths)), line[-1]]).rstrip()
+        print_line(text[:most])
 
 
 def complain(kind: str, message: str) -> None:

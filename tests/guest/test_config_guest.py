@@ -49,10 +49,13 @@ security:
   denied_paths: [/srv/secret]
   allowed_units: [nginx, php*.service]
   allowed_unit_actions: [status, restart]
+  login_shell: true
+  operations: {power: true, freeze: true, trim: false, set_time: false, set_hostname: false}
   services: {system: read-only, shell: false, file: read-only, service_manager: true}
 limits:
   requests_per_second: 100
   commands: 4
+  jobs: 6
   uploads: 5
   upload_idle: 60
   upload_space: 1GB
@@ -77,9 +80,11 @@ logging: {level: debug, file: /var/log/x.log, max_size: 1M, backup_count: 0}
             denied_paths=("/srv/secret",),
             allowed_units=("nginx", "php*.service"),
             allowed_unit_actions=("status", "restart"),
+            login_shell=True,
+            operations=config.OperationsConfig(True, True, False, False, False),
             services=services,
         ),
-        config.LimitsConfig(100.0, 4, 5, 60.0, 1 << 30, 1 << 20, 16 << 20, 2048, 0),
+        config.LimitsConfig(100.0, 4, 6, 5, 60.0, 1 << 30, 1 << 20, 16 << 20, 2048, 0),
         config.AuditConfig(False, "/var/log/a", 1 << 20, 0),
         config.LoggingConfig("DEBUG", "/var/log/x.log", 1 << 20, 0),
     )
