@@ -7,7 +7,7 @@ import os
 import platform
 import time
 
-from guest.machine import facts, network
+from guest.machine import facts, logins, network
 from guest.machine.cpu import CpuMeter
 from guest.machine.mounts import mounts
 from guest.os_errors import printable
@@ -70,7 +70,7 @@ class SystemService(SystemServicer):
                     host=printable(each.host),
                     started=each.started,
                 )
-                for each in network.logins()
+                for each in logins.logins()
             ],
         )
 
