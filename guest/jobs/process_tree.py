@@ -14,6 +14,7 @@ import subprocess
 import threading
 from typing import Mapping, Sequence
 
+from guest.jobs.expendable import make_expendable
 from vsrpc.deadline import Deadline
 
 
@@ -94,6 +95,7 @@ class ProcessTree:
             start_new_session=True,
             close_fds=False,  # there are none to close: Python opens all with O_CLOEXEC
         )
+        make_expendable(process.pid)
         self._processes.append(process)
         return process
 

@@ -15,6 +15,7 @@ _DENIED = (
     # Private keys have any name; what is not secret has a few.
     (r".*/\.ssh/(?!(?:authorized_keys2?|known_hosts[^/]*|config|rc|environment|[^/]*\.pub)\Z)[^/]+", "SSH keys"),
     (r".*/\.gnupg/(?:private-keys[^/]*|secring[^/]*)", "private keys"),
+    (r"/opt/vsrpc", "the daemon's own files"),
     (r"/proc", "kernel and processes"),
     (r"/sys", "kernel and devices"),
     (r"/dev", "devices"),
