@@ -110,8 +110,9 @@ find_python() { # find_python NAME...: the first that is new enough
         # shellcheck disable=SC2016  # Python's, not the shell's
         if version=$(in_root "$python" -IS -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null); then
             if in_root "$python" -IS -c 'import sys; sys.exit(sys.version_info < (3, 8))'; then
-                # What it really is: a version manager's shim means another one in another directory.
-                python=$(in_root "$python" -IS -c 'import sys; print(sys.executable)')
+                # What it really is: a version manager's shim means another one in another directory. One that was
+                # named by PYTHON may be a wrapper that sets what it needs.
+                [ -n "${PYTHON:-}" ] || python=$(in_root "$python" -IS -c 'import sys; print(sys.executable)')
                 return
             fi
             seen="${seen:+$seen, }$python is $version"

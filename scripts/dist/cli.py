@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from typing import Callable
 
-from . import bundle, tree
+from . import bundle, deb, tree, wheel
 from .sources import PROJECT, DistError
 
 BUILDERS: dict[str, Callable[[Path], list[Path]]] = {
+    "wheel": wheel.build,  # and sdist
     "bundle": lambda target: [bundle.build(target)],
+    "deb": deb.build,
 }
 
 

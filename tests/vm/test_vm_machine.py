@@ -55,7 +55,7 @@ def test_installer_keeps_the_configuration_and_removes_itself(vm: VM) -> None:
     vm.ga.write_file("/etc/vsrpc/guest.yaml", marked)
     release = vm.ga.check(["/bin/readlink", "/opt/vsrpc/current"])
 
-    assert b"running on port test.vserial.0" in vm.ga.check([script])
+    assert b"running on port /dev/virtio-ports/test.vserial.0" in vm.ga.check([script])
     assert vm.ga.read_file("/etc/vsrpc/guest.yaml") == marked
     assert vm.ga.check(["/bin/readlink", "/opt/vsrpc/current"]) == release
 

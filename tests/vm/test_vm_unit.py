@@ -34,10 +34,8 @@ def test_systemd_understands_the_unit(vm: VM) -> None:
     assert "vsrpc" not in sh(
         vm, "journalctl -b -t systemd -o cat --no-pager | grep -iE 'unknown|ignor|invalid' || true"
     )
-    assert sh(vm, "systemctl show --value -p OOMPolicy -p StartLimitIntervalUSec vsrpc-guest").split() == [
-        "0",
-        "continue",
-    ]
+    shown = sh(vm, "systemctl show -p OOMPolicy -p StartLimitIntervalUSec vsrpc-guest")
+    assert sorted(shown.split()) == ["OOMPolicy=continue", "StartLimitIntervalUSec=0"]
 
 
 def test_the_kernel_keeps_its_integrity_and_nothing_has_a_view_of_its_own(vm: VM) -> None:
