@@ -136,6 +136,8 @@ class SecurityConfig:
     allowed_units: tuple[str, ...] | None = key(or_null(list_of(_unit_pattern)), None)
     """Units that ServiceManager may touch: names or patterns; None for all."""
     allowed_unit_actions: tuple[str, ...] = key(list_of(one_of(UNIT_ACTIONS)), UNIT_ACTIONS)
+    allow_update: bool = key(boolean, False)
+    """Whether callers may replace the daemon."""
     services: ServicesConfig = section(ServicesConfig)
 
 

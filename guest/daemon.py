@@ -22,6 +22,7 @@ from guest.services.file import FileService
 from guest.services.service_manager import ServiceManagerService
 from guest.services.shell import ShellServicer
 from guest.services.system import SystemService
+from guest.services.updates import Updates
 from vsrpc._version import __version__
 from vsrpc.context import ServicerContext
 from vsrpc.dispatcher import Dispatcher
@@ -51,7 +52,8 @@ class Daemon:
         )
         paths = PathPolicy([each.path for each in config.security.allowed_paths], own=[config_file, *_program_places()])
         self._files = FileService(paths, config.server.max_request_size, UploadSessions())
-        add_SystemServicer_to_server(SystemService(), self.dispatcher)
+        updates = Updates(config.security.allow_update)
+        add_SystemServicer_to_server(SystemService(updates), self.dispatcher)
         commands = CommandPolicy(config.security.allowed_commands, paths)
         add_ShellServicer_to_server(ShellServicer(commands), self.dispatcher)
         add_FileServicer_to_server(self._files, self.dispatcher)

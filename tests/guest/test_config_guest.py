@@ -48,6 +48,7 @@ security:
   denied_paths: [/srv/secret]
   allowed_units: [nginx, php*.service]
   allowed_unit_actions: [status, restart]
+  allow_update: true
   services: {system: read-only, shell: false, file: read-only, service_manager: true}
 limits:
   requests_per_second: 100
@@ -76,6 +77,7 @@ logging: {level: debug, file: /var/log/x.log, max_size: 1M, backup_count: 0}
             denied_paths=("/srv/secret",),
             allowed_units=("nginx", "php*.service"),
             allowed_unit_actions=("status", "restart"),
+            allow_update=True,
             services=services,
         ),
         config.LimitsConfig(100.0, 4, 5, 60.0, 1 << 30, 1 << 20, 16 << 20, 2048, 0),
