@@ -45,6 +45,7 @@ proto: setup ## Generate the code of the schema into vsrpc/v1
 lint: setup ## Lint and check the format of all code
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/shellcheck scripts/*.sh scripts/check-generated .ci/run
 
 format: setup ## Format all code and mend what lint can mend
 	$(VENV)/bin/ruff check --fix .
