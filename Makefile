@@ -14,7 +14,7 @@ BENCH_OPTIONS = $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(ROUND
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-run setup-peers setup-fuzz proto lint format types layers generated unit check test e2e \
-        matrix peers conformance fuzz soak bench bench-local demo vm vm-stop vm-test clean
+        matrix peers conformance fuzz soak bench bench-local demo vm vm-stop vm-test dist clean
 
 help: ## Describe every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,7 @@ proto: setup ## Generate the code of the schema into vsrpc/v1
 lint: setup ## Lint and check the format of all code
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/shellcheck scripts/*.sh scripts/check-generated .ci/run
 
 format: setup ## Format all code and mend what lint can mend
 	$(VENV)/bin/ruff check --fix .
@@ -91,6 +92,9 @@ vm-stop: ## Stop the VM that `make vm` started
 
 vm-test: setup setup-peers ## End-to-end tests on the real VM
 	VSRPC_REQUIRE_VM=1 $(PYTEST) -m vm tests
+
+dist: setup ## Build what is given to users into dist/; ONLY=bundle: the guest bundle, which needs no network in the guest
+	$(PY) scripts/dist $(ONLY)
 
 clean: ## Remove what was built here (not the cached VM image)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

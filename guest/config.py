@@ -151,6 +151,8 @@ class SecurityConfig:
     login_shell: bool = key(boolean, False)
     """Whether callers may have an interactive shell, in which allowed_commands does not hold."""
     operations: OperationsConfig = section(OperationsConfig)
+    allow_update: bool = key(boolean, False)
+    """Whether callers may replace the daemon."""
     services: ServicesConfig = section(ServicesConfig)
 
 

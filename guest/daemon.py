@@ -29,6 +29,7 @@ from guest.services.machine import MachineService, Operations
 from guest.services.service_manager import ServiceManagerService
 from guest.services.shell import ShellServicer
 from guest.services.system import SystemService
+from guest.services.updates import Updates
 from vsrpc._version import __version__
 from vsrpc.context import ServicerContext
 from vsrpc.dispatcher import Dispatcher
@@ -77,7 +78,7 @@ class Daemon:
         sessions = UploadSessions(limits, on_dropped=self._upload_dropped)
         max_reply = config.server.max_request_size
         self._files = FileService(policy.paths, max_reply, sessions, limits.free_space, self._temps)
-        add_SystemServicer_to_server(SystemService(), self.dispatcher)
+        add_SystemServicer_to_server(SystemService(Updates(config.security.allow_update)), self.dispatcher)
         add_ShellServicer_to_server(ShellServicer(policy.commands, limits=limits), self.dispatcher)
         self._jobs = JobService(policy.commands, JobStore(limits.jobs), max_reply, limits)
         add_JobServicer_to_server(self._jobs, self.dispatcher)

@@ -34,6 +34,9 @@ _EXEC_MARGIN = 10.0
 # As `virsh` and `systemctl` do: long enough for a service that takes its time to stop.
 _SERVICE_TIMEOUT = 95.0
 
+# For some megabytes over a slow port, and a slow disk to unpack them to.
+_UPDATE_TIMEOUT = 300.0
+
 
 class VirtioRPCClient:
     """A client of one guest.
@@ -257,6 +260,19 @@ class VirtioRPCClient:
         Data: fields of ControlResponse.
         """
         return self._call("ServiceManager", "Control", {"name": name, "action": action}, timeout)
+
+    def begin_update(self, content: bytes, sha256: str, confirm_within: float = 0.0) -> dict[str, Any]:
+        """Have the guest replace its daemon by the one of a guest bundle. Data: fields of UpdateResponse.
+
+        The guest goes back by itself unless confirm_update() reaches the new daemon in so many seconds (0: 120);
+        host.update.update() does all of it.
+        """
+        fields = {"content": content, "sha256": sha256, "confirm_within": confirm_within}
+        return self._call("System", "Update", fields, _UPDATE_TIMEOUT)
+
+    def confirm_update(self, update_id: str, timeout: float | None = None) -> dict[str, Any]:
+        """Ask how an update goes, and keep the new daemon if it answers. Data: fields of ConfirmUpdateResponse."""
+        return self._call("System", "ConfirmUpdate", {"update_id": update_id}, timeout)
 
     def _upload(self, local_path: str, remote_path: str, **options: Any) -> dict[str, Any]:
         from host.transfer import upload  # here, so that other commands need not load it

@@ -36,6 +36,7 @@ _DENIED = (
     ),
     (r"/(?:etc|run)/credstore[^/]*|/run/credentials|/var/lib/systemd/credential\.secret", "credentials of services"),
     (r"/etc/cryptsetup-keys\.d", "keys of disks"),
+    (r"/opt/vsrpc", "the daemon's own files"),
     (r"/proc", "kernel and processes"),
     (r"/sys", "kernel and devices"),
     (r"/dev", "devices"),

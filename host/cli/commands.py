@@ -117,6 +117,12 @@ def _service(client: VirtioRPCClient, args: Arguments) -> int:
     return exits.OK
 
 
+def _update_guest(client: VirtioRPCClient, args: Arguments) -> int:
+    from host.cli.provisioning import update_guest
+
+    return update_guest(client, args)
+
+
 COMMANDS: Mapping[str, Command] = {
     "ping": _ping,
     "wait": _wait,
@@ -143,4 +149,5 @@ COMMANDS: Mapping[str, Command] = {
     "download": _download,
     "file-info": _file_info,
     "service": _service,
+    "update-guest": _update_guest,
 }

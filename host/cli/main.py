@@ -14,6 +14,9 @@ from host.cli.output import complain
 from host.cli.parser import CommandLineError, parse
 from host.errors import RPCError, UsageError
 
+# Commands that make no call to a guest, and so need no target.
+_WITHOUT_GUEST = ("channel", "bootstrap")
+
 
 def main(argv: Sequence[str]) -> int:
     """Run a command line (without the program's name); the exit code. --help and --version raise SystemExit."""
@@ -45,6 +48,10 @@ def main(argv: Sequence[str]) -> int:
 def _run(args: argparse.Namespace) -> int:
     path = config.find(args.config, os.environ)
     settings = config.load(path)
+    if args.command in _WITHOUT_GUEST:
+        from host.cli.provisioning import WITHOUT_GUEST
+
+        return WITHOUT_GUEST[args.command](args)
     target = config.target(args.socket, os.environ, settings)
     if args.debug or settings != config.Settings():
         from host.cli.logs import set_up_logging

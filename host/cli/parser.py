@@ -7,6 +7,7 @@ import math
 from typing import NoReturn, Sequence
 
 from host.cli import exits
+from host.cli.parser_provisioning import add_commands
 from host.errors import UsageError
 from host.transfer_options import CHECKSUMS, DEFAULT_CHUNK_SIZE, MD5, check_chunk_size
 from vsrpc._version import __version__
@@ -156,6 +157,7 @@ def _build() -> argparse.ArgumentParser:
     service = command("service", "control a system service of the guest")
     service.add_argument("name", metavar="NAME", help='for example "nginx"')
     service.add_argument("action", metavar="ACTION", choices=ACTIONS, help=", ".join(ACTIONS))
+    add_commands(command, _add_patience, _seconds)
     return parser
 
 

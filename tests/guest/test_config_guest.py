@@ -51,6 +51,7 @@ security:
   allowed_unit_actions: [status, restart]
   login_shell: true
   operations: {power: true, freeze: true, trim: false, set_time: false, set_hostname: false}
+  allow_update: true
   services: {system: read-only, shell: false, file: read-only, service_manager: true}
 limits:
   requests_per_second: 100
@@ -82,6 +83,7 @@ logging: {level: debug, file: /var/log/x.log, max_size: 1M, backup_count: 0}
             allowed_unit_actions=("status", "restart"),
             login_shell=True,
             operations=config.OperationsConfig(True, True, False, False, False),
+            allow_update=True,
             services=services,
         ),
         config.LimitsConfig(100.0, 4, 6, 5, 60.0, 1 << 30, 1 << 20, 16 << 20, 2048, 0),
