@@ -26,12 +26,10 @@ KEYS = {
 }
 """The services by their keys in the configuration."""
 
-_MORE = {"shell": JOB_SERVICE, "system": MACHINE_SERVICE}
+WITH = {"shell": JOB_SERVICE, "system": MACHINE_SERVICE}
 """Services that go with another one's switch."""
 
-_METHODS = {
-    method.path: (key, method) for key, service in (*KEYS.items(), *_MORE.items()) for method in service.methods
-}
+_METHODS = {method.path: (key, method) for key, service in (*KEYS.items(), *WITH.items()) for method in service.methods}
 
 
 class Switches:
