@@ -100,7 +100,7 @@ class Terminal:
 
 # Writes what would be offered to a file, and when ^X comes after it, that this was all; that clears the line, too.
 _ZSH = """\
-PS1=; fpath=({completion} $fpath); cd {files}
+PS1=; KEYTIMEOUT=1; fpath=({completion} $fpath); cd {files}
 autoload -Uz compinit; compinit -u -D
 compadd() {{
     if [[ "${{argv[1,(i)(-|--)]}}" == *-[OAD]* ]]; then builtin compadd "$@"; return; fi
