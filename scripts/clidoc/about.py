@@ -46,6 +46,8 @@ PROGRAMS = (
                 "VSRPC_LOCK_DIR",
                 "the directory in which the clients of a port take turns",
             ),
+            ("VSRPC_KEY", "the key that signs requests, NAME SECRET; wins over VSRPC_KEY_FILE"),
+            ("VSRPC_KEY_FILE", "a file with that key; wins over connection.key_file"),
             ("XDG_CONFIG_HOME", "where the user's configuration is looked for (default: ~/.config)"),
         ),
         files=(
@@ -78,11 +80,14 @@ PROGRAMS = (
         ),
         files=(
             ("/etc/vsrpc/guest.yaml", "the configuration; each key is explained in it"),
+            ("/etc/vsrpc/keys", "the keys that callers sign with, where they must; root's, of mode 0600"),
             ("/dev/virtio-ports/test.vserial.0", "the port, unless the configuration names another"),
         ),
         examples=(
             ("systemctl status vsrpc-guest", "See whether the daemon runs."),
             ("journalctl -u vsrpc-guest", "Read its log."),
+            ("vsrpc-guest check-config /etc/vsrpc/guest.yaml", "See whether a configuration is right."),
+            ('vsrpc-guest explain exec "ls /tmp"', "See what the policy would do, and which rule decides."),
             ("vsrpc-guest --listen unix:/run/vsrpc-test.sock --debug", "Serve on a UNIX socket, to try things out."),
         ),
         see_also=(("vsrpc-host", 1), ("systemctl", 1), ("journalctl", 1)),

@@ -6,7 +6,7 @@ import re
 import textwrap
 
 from scripts.clidoc.about import Program
-from scripts.clidoc.model import Command, Option, Value, exit_codes
+from scripts.clidoc.model import Command, Option, Value
 
 _WIDTH = 70  # of a line of source, before what is escaped
 
@@ -28,14 +28,9 @@ def page(program: Program, command: Command, version: str, date: str) -> str:
     if command.commands:
         lines.append(".SH COMMANDS")
         for below in list(command.walk())[1:]:
-            if not below.needs_command:
-                lines += _command(below)
-    codes, rest = exit_codes(command.epilog)
-    if codes:
-        lines.append(".SH EXIT STATUS")
-        for code, meaning in codes:
-            lines += _item(rf"\fB{code}\fR", meaning)
-        lines += [".PP", *_text(rest)] if rest else []
+            lines += _command(below)
+    if command.codes:
+        lines += [".SH EXIT STATUS", *_ends(command)]
     lines += _table("ENVIRONMENT", "B", program.environment)
     lines += _table("FILES", "I", program.files)
     if program.examples:
@@ -82,7 +77,17 @@ def _command(command: Command) -> list[str]:
     lines = [f".SS {_quoted(' '.join(command.path[1:]))}", *_synopsis(command), ".PP", *_text(_sentence(command.help))]
     for argument in command.arguments:
         lines += _item(rf"\fI{escape(argument.value.metavar)}\fR", argument.help)
-    return [*lines, *_options(command.options)]
+    lines += _options(command.options)
+    if command.codes or command.notes:
+        lines += [".PP", "Exit status:", *_ends(command)]
+    return lines
+
+
+def _ends(command: Command) -> list[str]:
+    lines: list[str] = []
+    for code, meaning in command.codes:
+        lines += _item(rf"\fB{code}\fR", meaning)
+    return [*lines, ".PP", *_text(command.notes)] if command.notes else lines
 
 
 def _options(options: tuple[Option, ...]) -> list[str]:

@@ -6,7 +6,7 @@ import re
 from typing import Callable, Sequence
 
 from scripts.clidoc.about import Program
-from scripts.clidoc.model import Command, exit_codes
+from scripts.clidoc.model import Command
 
 Translate = Callable[[str], str]
 
@@ -27,16 +27,13 @@ def page(programs: Sequence[tuple[Program, Command]], tr: Translate) -> str:
 
 
 def _program(program: Program, command: Command, tr: Translate) -> list[str]:
-    codes, rest = exit_codes(command.epilog)
     options = _options(command, tr)
     heading = "Options of every command" if any(c.inherited for c in command.walk()) else "Options"
     parts = [f"## {command.name}", _code(command.synopsis), *map(tr, program.description)]
     parts += [f"### {tr(heading)}", _table(_HEAD, options, tr)]
     for below in list(command.walk())[1:]:
         parts += _command(below, tr)
-    rows = [(code, _cell(tr(meaning))) for code, meaning in codes]
-    parts += [f"### {tr('Exit codes of')} {command.name}", _table(("exit code", "meaning"), rows, tr)]
-    parts += [tr(rest)] if rest else []
+    parts += [f"### {tr('Exit codes of')} {command.name}", *_ends(command, tr)]
     for title, head, pairs in (
         ("Environment of", "variable", program.environment),
         ("Files of", "file", program.files),
@@ -49,13 +46,18 @@ def _program(program: Program, command: Command, tr: Translate) -> list[str]:
 
 
 def _command(command: Command, tr: Translate) -> list[str]:
-    if command.needs_command:  # each of its commands has a section of its own
-        return []
     text = tr(command.help)
-    rows = [(f"`{_cell(a.value.metavar)}`", _cell(tr(a.help) if a.help else "")) for a in command.arguments]
+    rows = [(f"`{_cell(each.value.metavar)}`", _cell(tr(each.help))) for each in command.arguments]
     rows += _options(command, tr)
     parts = [f"### {' '.join(command.path)}", _code(command.synopsis), text[:1].upper() + text[1:] + tr(".")]
-    return [*parts, _table(_HEAD, rows, tr) if rows else ""]
+    return [*parts, _table(_HEAD, rows, tr) if rows else "", *_ends(command, tr)]
+
+
+def _ends(command: Command, tr: Translate) -> list[str]:
+    """How it may end."""
+    rows = [(code, _cell(tr(meaning))) for code, meaning in command.codes]
+    parts = [_table(("exit code", "meaning"), rows, tr)] if rows else []
+    return [*parts, tr(command.notes)] if command.notes else parts
 
 
 def _options(command: Command, tr: Translate) -> list[tuple[str, str]]:

@@ -63,7 +63,10 @@ class Command:
     needs_command: bool = False
     inherited: tuple[Option, ...] = ()
     """Options of the program that this command takes as well."""
-    epilog: str = ""
+    codes: tuple[tuple[str, str], ...] = ()
+    """Its exit codes with their meanings, where they are not those of the command above it."""
+    notes: str = ""
+    """What else its help says at the end."""
 
     @property
     def name(self) -> str:
@@ -93,10 +96,16 @@ class Command:
 
 def read(parser: argparse.ArgumentParser) -> Command:
     """The model of a program's parser. Options and arguments whose help is suppressed are left out."""
-    return _command(parser, (parser.prog,), parser.description or "", ())
+    return _command(parser, (parser.prog,), parser.description or "", (), None)
 
 
-def _command(parser: argparse.ArgumentParser, path: tuple[str, ...], help: str, above: tuple[Option, ...]) -> Command:
+def _command(
+    parser: argparse.ArgumentParser,
+    path: tuple[str, ...],
+    help: str,
+    above: tuple[Option, ...],
+    epilog_above: str | None,
+) -> Command:
     formatter = parser._get_formatter()
     options: list[Option] = []
     inherited: list[Option] = []
@@ -113,25 +122,30 @@ def _command(parser: argparse.ArgumentParser, path: tuple[str, ...], help: str, 
         else:
             arguments.append(_argument(action, formatter))
     below = (*above, *options)
+    codes, notes = _exit_codes(parser.epilog or "") if parser.epilog != epilog_above else ((), "")
     return Command(
         path,
         help,
         tuple(options),
         tuple(arguments),
-        tuple(_children(commands, path, below)) if commands is not None else (),
+        tuple(_children(commands, path, below, parser.epilog)) if commands is not None else (),
         bool(commands is not None and commands.required),
         tuple(inherited),
-        (parser.epilog or "").rstrip(),
+        codes,
+        notes,
     )
 
 
 def _children(
-    action: argparse._SubParsersAction[argparse.ArgumentParser], path: tuple[str, ...], above: tuple[Option, ...]
+    action: argparse._SubParsersAction[argparse.ArgumentParser],
+    path: tuple[str, ...],
+    above: tuple[Option, ...],
+    epilog: str | None,
 ) -> Iterator[Command]:
     helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
     for name, parser in action.choices.items():
         if name in helps and helps[name] is not argparse.SUPPRESS:
-            yield _command(parser, (*path, name), parser.description or helps[name], above)
+            yield _command(parser, (*path, name), helps[name], above, epilog)
 
 
 def _option(action: argparse.Action, formatter: argparse.HelpFormatter) -> Option:
@@ -165,7 +179,7 @@ def _value(action: argparse.Action, help: str) -> Value:
     return Value(name, DIRECTORY if name in _DIRECTORIES else ANYTHING)
 
 
-def exit_codes(epilog: str) -> tuple[tuple[tuple[str, str], ...], str]:
+def _exit_codes(epilog: str) -> tuple[tuple[tuple[str, str], ...], str]:
     """The exit codes of a parser's epilog with their meanings, and what it says after them."""
     codes = tuple((code, text) for code, text in re.findall(r"^ +(\d+) +(\S.*)$", epilog, re.MULTILINE))
     rest = re.sub(r"^(?: +\d+ +\S.*|exit codes:)$", "", epilog, flags=re.MULTILINE)

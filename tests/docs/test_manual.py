@@ -57,7 +57,7 @@ def _text(node: ast.AST, constants: dict[str, str]) -> str:
 def pieces(message: str) -> list[str]:
     """What is fixed in a message: what stands between the places of its variable parts."""
     text = re.sub(r"^(?:vsrpc-host: (?:error|waiting|warning)|vsrpc-guest|install-guest\.sh): ", "", message)
-    return [piece for piece in re.split(r"…|: |; ", text) if len(piece.strip(" ()'")) > 3]
+    return [piece for piece in re.split(r"…|: |; | \(", text) if len(piece.strip(" ()'")) > 3]
 
 
 def messages(page: str) -> list[str]:
