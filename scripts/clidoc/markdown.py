@@ -33,15 +33,15 @@ def _program(program: Program, command: Command, tr: Translate) -> list[str]:
     parts += [f"### {tr(heading)}", _table(_HEAD, options, tr)]
     for below in list(command.walk())[1:]:
         parts += _command(below, tr)
-    parts += [f"### {tr('Exit codes of')} {command.name}", *_ends(command, tr)]
+    parts += [f"### {tr('Exit codes of {}').format(command.name)}", *_ends(command, tr)]
     for title, head, pairs in (
-        ("Environment of", "variable", program.environment),
-        ("Files of", "file", program.files),
-        ("Examples of", "command", program.examples),
+        ("Environment of {}", "variable", program.environment),
+        ("Files of {}", "file", program.files),
+        ("Examples of {}", "command", program.examples),
     ):
         if pairs:
             rows = [(f"`{_cell(name)}`", _cell(tr(text))) for name, text in pairs]
-            parts += [f"### {tr(title)} {command.name}", _table((head, "meaning"), rows, tr)]
+            parts += [f"### {tr(title).format(command.name)}", _table((head, "meaning"), rows, tr)]
     return parts
 
 

@@ -11,9 +11,22 @@ NAMES = ("install", "configuration", "cli", "python-api", "security", "performan
 """The manual's pages in docs/, each of which docs/zh/ has too."""
 
 
-def page(name: str) -> str:
-    """The text of a page, by its path from the root of the tree."""
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+
+
+def source(name: str) -> str:
+    """What is in a page's file, by its path from the root of the tree."""
     return (ROOT / name).read_text(encoding="utf-8")
+
+
+def page(name: str) -> str:
+    """The text of a page, as readers see it: without comments."""
+    return _COMMENT.sub("", source(name))
+
+
+def comments(name: str) -> str:
+    """The comments of a page."""
+    return "\n".join(_COMMENT.findall(source(name)))
 
 
 def fences(text: str, language: str | None = None) -> list[str]:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Iterator
 
+import manual
 import pytest
 import yaml
 
@@ -14,7 +15,6 @@ from guest.config import GuestConfig
 from host.configfile import HostConfig
 from vsrpc.yamlconfig import load_config, parse_size
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("docs/configuration.md", "docs/zh/configuration.md")
 
 CONFIGS = {"guest": GuestConfig, "host": HostConfig}
@@ -31,7 +31,7 @@ def keys(cls: Any, where: str = "") -> Iterator[tuple[str, dataclasses.Field[Any
 
 def tables(page: str, end: str) -> dict[str, list[str]]:
     """The rows of a page's tables of keys, by key: those before its heading for the host, or after it."""
-    text = (ROOT / page).read_text(encoding="utf-8")
+    text = manual.page(page)
     heading = re.search(r"^## (?:The host|宿主机).*$", text, re.MULTILINE)
     assert heading, page
     part = text[: heading.start()] if end == "guest" else text[heading.start() :]
@@ -97,7 +97,7 @@ def test_words_that_are_listed_are_those_that_are_taken(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_examples_are_valid(page: str, tmp_path: Path) -> None:
-    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```yaml\n(.*?)^```", manual.page(page), re.DOTALL | re.MULTILINE)
     assert len(blocks) == 3
     for block in blocks:
         (tmp_path / "example.yaml").write_text(block, encoding="utf-8")

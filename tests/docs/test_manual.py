@@ -57,7 +57,8 @@ def _text(node: ast.AST, constants: dict[str, str]) -> str:
 def pieces(message: str) -> list[str]:
     """What is fixed in a message: what stands between the places of its variable parts."""
     text = re.sub(r"^(?:vsrpc-host: (?:error|waiting|warning)|vsrpc-guest|install-guest\.sh): ", "", message)
-    return [piece for piece in re.split(r"…|: |; | \(", text) if len(piece.strip(" ()'")) > 3]
+    text = text.rstrip(")")
+    return [piece for piece in re.split(r"…|: |; | \(|\) ", text) if len(piece.strip(" ()'")) > 3]
 
 
 def messages(page: str) -> list[str]:
@@ -103,7 +104,7 @@ def guest() -> Iterator[str]:
 
 def shown(page: str) -> Iterator[tuple[str, str, bool]]:
     """Program and command line of each call of ours in a page's shell blocks, and whether it is there already."""
-    text = manual.page(page)
+    text = manual.source(page)
     for match in re.finditer(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
         before = text[: match.start()].rstrip("\n").rpartition("\n")[2]
         built = not before.startswith("<!-- verify")
@@ -157,9 +158,8 @@ KEYS = re.compile(r"(?:device|server|security|limits|audit|connection|retry|logg
 @pytest.mark.parametrize("page", PAGES)
 def test_keys_in_the_text_are_documented(page: str) -> None:
     documented = {word for word in manual.code_words(manual.page("docs/configuration.md")) if KEYS.fullmatch(word)}
-    text = re.sub(r"<!-- verify:.*?-->", "", manual.page(page))
-    waiting = {word for line in manual.page(page).splitlines() if "<!-- verify" in line for word in KEYS.findall(line)}
-    for word in manual.code_words(text):
+    waiting = set(KEYS.findall(manual.comments(page)))
+    for word in manual.code_words(manual.page(page)):
         for name in KEYS.findall(word) if KEYS.match(word) else []:
             section = any(key.startswith(f"{name}.") for key in documented)
             assert section or name in documented | waiting, f"{page}: {name}"
