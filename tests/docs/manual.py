@@ -7,8 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-NAMES = ("install", "configuration", "cli", "python-api", "security", "performance", "troubleshooting")
-"""The manual's pages in docs/, each of which docs/zh/ has too."""
+NAMES = tuple(sorted({path.stem for path in (ROOT / "docs").glob("*.md")} - {"architecture"}))
+"""The manual's pages in docs/, each of which docs/zh/ has too; what is for contributors is in English only."""
 
 
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
