@@ -10,7 +10,7 @@ from typing import Sequence
 
 from host import config
 from host.cli import exits
-from host.cli.output import complain
+from host.cli.output import complain, printable, write_bytes
 from host.cli.parser import CommandLineError, parse
 from host.errors import RPCError, UsageError
 
@@ -82,7 +82,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _explain(args: argparse.Namespace, message: str) -> None:
     if args.debug:
-        traceback.print_exc()
+        write_bytes(sys.stderr, printable(traceback.format_exc(), keep="\n\t").encode("utf-8", "backslashreplace"))
     complain("error", message)
 
 

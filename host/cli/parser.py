@@ -114,7 +114,7 @@ def _build() -> argparse.ArgumentParser:
     kill.add_argument("--signal", default="TERM", metavar="NAME", help="TERM, KILL, HUP … (default: TERM)")
 
     upload = command("upload", "copy a file to the guest")
-    upload.add_argument("local", metavar="LOCAL")
+    upload.add_argument("local", metavar="LOCAL", help="file to copy")
     upload.add_argument("remote", metavar="REMOTE", help="absolute path in the guest; in a directory, the name is kept")
     upload.add_argument("-m", "--mode", default="0644", help="permission bits, in octal (default: 0644)")
     _add_transfer(upload)
