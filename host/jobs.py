@@ -104,6 +104,8 @@ class RemoteJob:
                 over = info["output_ended"] and all(
                     self._offsets[name] >= info[f"{name}_size"] for name in self._offsets
                 )
+                if info["output_ended"] and not over and not outputs:
+                    raise failure("PROTOCOL_ERROR", f"the guest has no more of job {self.id}, and says that there is")
                 if not over:
                     self._pending = self._read(_READ_WAIT)  # on its way while the sink takes this
                 for output in outputs:
