@@ -11,7 +11,7 @@ import sys
 import threading
 from typing import Sequence
 
-from guest import config, logging_setup
+from guest import config, logging_setup, subcommands
 from guest.daemon import Daemon
 from vsrpc._version import __version__
 from vsrpc.transports import listener
@@ -20,7 +20,7 @@ _M_ARENA_MAX = -8  # malloc.h
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h, which systemd shows by name
+EXIT_CONFIG = subcommands.EXIT_CONFIG
 
 _EXIT_CODES = f"""\
 exit codes:
@@ -32,11 +32,13 @@ exit codes:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the daemon until a signal ends it; returns the exit code."""
+    """Run the daemon until a signal ends it, or a command of guest.subcommands; returns the exit code."""
     parser = _parser()
     options = parser.parse_args(argv)
     if options.listen is not None and not options.listen.startswith(("unix:", "vsock:")):
         parser.error(f"argument --listen: {options.listen!r} is not unix:PATH or vsock:PORT")
+    if options.run is not None:
+        return int(options.run(options))
     try:
         path = config.find(options.config)
         settings = config.load(path)
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vsrpc-guest",
-        description="Serve this guest to its host over a virtio-serial port.",
+        description="Serve this guest to its host over a virtio-serial port, or examine its policy (COMMAND --help).",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -73,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     # For a daemon in its parent's hands (the host's `local:` target): a pipe tells of its end, whatever that was.
     parser.add_argument("--exit-with-stdin", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"vsrpc-guest {__version__}")
+    subcommands.add(parser)
     return parser
 
 
@@ -86,7 +89,11 @@ def _share_memory() -> None:
 
 def _run(settings: config.GuestConfig, path: str, address: str, exit_with_stdin: bool) -> int:
     log = logging.getLogger("guest")
-    daemon = Daemon(settings, path)  # before anybody can connect
+    try:
+        daemon = Daemon(settings, path, address)  # before anybody can connect
+    except config.ConfigError as failure:
+        log.error("%s: %s", path, failure)
+        return EXIT_CONFIG
     try:
         where = listener(address, settings.device.buffer_size, settings.device.allow_rebind)
     except (OSError, ValueError) as failure:

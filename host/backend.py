@@ -1,7 +1,7 @@
 """What the client needs of a wire format: one call. Two implementations: typed stubs, and JSON on the REST routes.
 
 A call takes and gives the fields of the schema as plain Python values, in the JSON form of the REST routes, except that
-file content is bytes on both ways and stands beside the reply's data. Failures are vsrpc.RpcError or RPCError.
+large content is bytes on both ways and stands beside the reply's data. Failures are vsrpc.RpcError or RPCError.
 """
 
 from __future__ import annotations
@@ -18,9 +18,14 @@ log = logging.getLogger(__name__)
 Buffer = Union[bytes, bytearray, memoryview]
 
 
+LARGE = ("content", "stdout")
+"""Names of the fields that are large content: of a file, or of a job's output."""
+
+
 @dataclass(frozen=True)
 class Reply:
-    """A reply: its fields as `data` of the REST envelope, without `content`, which is given as bytes."""
+    """A reply: its fields as `data` of the REST envelope; `start` gives what is LARGE as `content`, `call` only the
+    field of that name."""
 
     data: dict[str, Any]
     content: Buffer = b""
@@ -39,7 +44,7 @@ class Started(Protocol):
 class Backend(Protocol):
     """Makes calls in one wire format."""
 
-    def start(self, service: str, rpc: str, fields: Mapping[str, Any]) -> Started:
+    def start(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Started:
         """Begin a call that may be repeated; `content` among the fields must not change until it has ended."""
 
     def call(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Reply:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from typing import TYPE_CHECKING, Any, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, NoReturn
 from urllib.parse import urlencode
 
 from host.backend import Reply
@@ -40,6 +40,18 @@ def _file() -> tuple[Route, ...]:
     return FILE_ROUTES
 
 
+def _job() -> tuple[Route, ...]:
+    from vsrpc.v1.job_tables import JOB_ROUTES
+
+    return JOB_ROUTES
+
+
+def _machine() -> tuple[Route, ...]:
+    from vsrpc.v1.machine_tables import MACHINE_ROUTES
+
+    return MACHINE_ROUTES
+
+
 def _service_manager() -> tuple[Route, ...]:
     from vsrpc.v1.service_tables import SERVICE_MANAGER_ROUTES
 
@@ -50,6 +62,8 @@ _ROUTES: Mapping[str, Callable[[], tuple[Route, ...]]] = {
     "System": _system,
     "Shell": _shell,
     "File": _file,
+    "Job": _job,
+    "Machine": _machine,
     "ServiceManager": _service_manager,
 }
 
@@ -85,9 +99,9 @@ class JsonBackend:
         except (binascii.Error, TypeError, ValueError) as error:
             raise _not_ours(f"`content` is not base64: {error}") from None
 
-    def start(self, service: str, rpc: str, fields: Mapping[str, Any]) -> _Later:
+    def start(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> _Later:
         """See Backend.start: here a call is made when its reply is asked for."""
-        return _Later(lambda: self.call(service, rpc, fields))
+        return _Later(lambda: self.call(service, rpc, fields, timeout))
 
 
 class _Later:
@@ -113,7 +127,7 @@ def _data_of(response: Response) -> dict[str, Any]:
     """`data` of the envelope; raises RPCError for an error in it or for what is no envelope."""
     try:
         envelope = json.loads(bytes(response.body))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _not_ours(f"HTTP status {response.status}, and the body is no JSON: {error}") from None
     if not isinstance(envelope, dict) or not isinstance(envelope.get("code"), int):
         raise _not_ours(f"HTTP status {response.status}, and the JSON is no envelope with a numeric `code`")
@@ -122,7 +136,14 @@ def _data_of(response: Response) -> dict[str, Any]:
         raise _not_ours("`data` of the envelope is no JSON object")
     if envelope["code"] != 0:
         raise RPCError(envelope["code"], str(envelope.get("message", "")), data)
-    return data
+    return _Fields(data)
+
+
+class _Fields(Dict[str, Any]):
+    """The fields of a reply. One that is missing and must be there is the guest's fault."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise _not_ours(f"the field {name!r} is missing")
 
 
 def _not_ours(what: str) -> RPCError:

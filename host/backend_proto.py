@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping
 
 import google.protobuf  # noqa: F401  # here, so that its absence shows before the first call
 
-from host.backend import Buffer, Reply
+from host.backend import LARGE, Buffer, Reply
 from host.errors import UsageError
 from vsrpc.bulk import BulkMethod
 from vsrpc.codec import to_json
@@ -41,6 +41,18 @@ def _file() -> tuple[ServiceDescriptor, StubFactory]:
     return FILE_SERVICE, FileStub
 
 
+def _job() -> tuple[ServiceDescriptor, StubFactory]:
+    from vsrpc.v1.job_vsrpc import JOB_SERVICE, JobStub
+
+    return JOB_SERVICE, JobStub
+
+
+def _machine() -> tuple[ServiceDescriptor, StubFactory]:
+    from vsrpc.v1.machine_vsrpc import MACHINE_SERVICE, MachineStub
+
+    return MACHINE_SERVICE, MachineStub
+
+
 def _service_manager() -> tuple[ServiceDescriptor, StubFactory]:
     from vsrpc.v1.service_vsrpc import SERVICE_MANAGER_SERVICE, ServiceManagerStub
 
@@ -51,6 +63,8 @@ _SERVICES: Mapping[str, Callable[[], tuple[ServiceDescriptor, StubFactory]]] = {
     "System": _system,
     "Shell": _shell,
     "File": _file,
+    "Job": _job,
+    "Machine": _machine,
     "ServiceManager": _service_manager,
 }
 
@@ -76,15 +90,15 @@ class ProtoBackend:
         data.pop("content", None)
         return Reply(data, content)
 
-    def start(self, service: str, rpc: str, fields: Mapping[str, Any]) -> _Bulk:
+    def start(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> _Bulk:
         """See Backend.start. Content stands beside its message, and is not copied."""
         if rpc not in self._bulk:
             _, _, method = self._method(service, rpc)
-            names = ["content" if "content" in each.DESCRIPTOR.fields_by_name else "" for each in _types(method)]
+            names = [_large(each) for each in _types(method)]
             self._bulk[rpc] = method, self._channel.bulk(BulkMethod(method, request=names[0], response=names[1]))
         method, callable_ = self._bulk[rpc]
         others = {name: value for name, value in fields.items() if name != "content"}
-        return _Bulk(self._channel, callable_, (_request(method, others), fields.get("content", b"")))
+        return _Bulk(callable_, (_request(method, others), fields.get("content", b"")), timeout)
 
     def _method(self, service: str, rpc: str) -> tuple[ServiceDescriptor, Any, MethodDescriptor[Any, Any]]:
         if service not in self._stubs:
@@ -97,11 +111,11 @@ class ProtoBackend:
 class _Bulk:
     """A call under way; where its reply was lost, it is made again."""
 
-    def __init__(self, channel: Channel, callable_: Any, request: tuple[Any, Buffer]) -> None:
-        self._channel = channel
+    def __init__(self, callable_: Any, request: tuple[Any, Buffer], timeout: float | None) -> None:
         self._callable = callable_
         self._request = request
-        self._call = callable_.future(request)
+        self._timeout = timeout
+        self._call = callable_.future(request, timeout=timeout)
 
     def result(self) -> Reply:
         try:
@@ -109,8 +123,8 @@ class _Bulk:
         except RpcError as error:
             if not may_help(error, repeatable=True):
                 raise
-            response, content = self._callable(self._request)
-        return Reply({field.name: value for field, value in _fields(response)}, content)
+            response, content = self._callable(self._request, timeout=self._timeout)
+        return Reply(dict(_fields(response)), content)
 
     def cancel(self) -> None:
         self._call.cancel()
@@ -127,8 +141,13 @@ def _request(method: MethodDescriptor[Any, Any], fields: Mapping[str, Any]) -> A
         raise UsageError(f"{method.name} cannot be called like this: {error}") from None
 
 
-def _fields(message: Any) -> Iterator[tuple[Any, Any]]:
-    """The fields of a flat message; optional ones, each in a oneof of its own, only where they are set."""
+def _large(message_type: Any) -> str:
+    return next((name for name in LARGE if name in message_type.DESCRIPTOR.fields_by_name), "")
+
+
+def _fields(message: Any) -> Iterator[tuple[str, Any]]:
+    """The fields of a message; optional ones, each in a oneof of its own, only where they are set."""
     for field in message.DESCRIPTOR.fields:
         if field.containing_oneof is None or message.HasField(field.name):
-            yield field, getattr(message, field.name)
+            value = getattr(message, field.name)
+            yield field.name, value if field.message_type is None else dict(_fields(value))

@@ -32,13 +32,17 @@ class Calls:
         log.debug("%s.%s: %.1f ms", service, rpc, (time.monotonic() - started) * 1000)
         return reply
 
+    def start(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> _Pending:
+        """Begin a call that may be repeated."""
+        _check_text(fields)
+        return _Pending(self._backend().start(service, rpc, fields, timeout))
+
 
 class FileCalls:
     """The File service's part of them, as the transfer engine wants it (host.transfer.FileCalls)."""
 
-    def __init__(self, calls: Calls, backend: Callable[[], Backend]) -> None:
+    def __init__(self, calls: Calls) -> None:
         self._calls = calls
-        self._backend = backend
 
     def call(self, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Reply:
         """Call an rpc and wait."""
@@ -46,8 +50,7 @@ class FileCalls:
 
     def start(self, rpc: str, fields: Mapping[str, Any]) -> _Pending:
         """Begin a call that may be repeated."""
-        _check_text(fields)
-        return _Pending(self._backend().start("File", rpc, fields))
+        return self._calls.start("File", rpc, fields)
 
 
 class _Pending:

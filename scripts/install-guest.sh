@@ -78,7 +78,7 @@ inside() { echo "${1#"$root"}"; }
 
 uninstall() {
     if live_systemd && [ -e "$unit" ]; then systemctl stop vsrpc-guest.service; fi
-    rm -rf "$opt" "$launcher" "$unit" "$rule"
+    rm -rf "$opt" "$launcher" "$unit" "$rule" "$root/var/lib/vsrpc-guest"
     if live_systemd; then systemctl daemon-reload && udevadm control --reload; fi
     echo "vsrpc guest daemon removed; $etc is kept"
 }
@@ -106,6 +106,7 @@ $bad"
 find_python() { # find_python NAME...: the first that is new enough
     seen=
     for name; do
+        # shellcheck disable=SC2016  # the inner shell's
         python=$(in_root sh -c 'command -v "$1"' sh "$name") || continue
         # shellcheck disable=SC2016  # Python's, not the shell's
         if version=$(in_root "$python" -IS -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null); then

@@ -1,8 +1,8 @@
 """A file that is written out of sight and put in place whole.
 
 It is written without a name (O_TMPFILE), so that nothing is left when the daemon or the guest dies. Where the file
-system cannot do that it has a name that begins with TEMP_PREFIX, in the target's directory; such a file that is older
-than the daemon is a leftover of a crash and can be deleted.
+system cannot do that, and for the moment before it replaces another file, it has a name that begins with TEMP_PREFIX,
+in the target's directory; that is noted (temps.py), so that the next daemon removes what a crash leaves.
 """
 
 from __future__ import annotations
@@ -14,21 +14,20 @@ import grp
 import os
 import pwd
 import re
-import secrets
 import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable
 
 from guest.errors import error
 from guest.files.content import read_full
-from guest.os_errors import as_rpc_error, file_errors, printable
-from guest.policy.paths import PathPolicy, kind
+from guest.files.temps import TempFiles, temp_name
+from guest.os_errors import as_rpc_error, file_errors, free_bytes, printable
+from guest.policy.paths import PathPolicy
+from guest.policy.resolve import kind
 from vsrpc.wire import Buffer
 
 if TYPE_CHECKING:
     from vsrpc.v1.file_pb2 import InitUploadRequest, UploadRequest
-
-TEMP_PREFIX = ".vsrpc-upload-"
 
 _MODE = re.compile(r"0{0,2}[0-7]{1,4}\Z")
 _KEEP = -1  # chown(2): leave as it is
@@ -68,14 +67,21 @@ class TargetFile:
 
     Making one raises RpcError: what the policy says, FILE_NOT_FOUND (no such directory), WRONG_FILE_TYPE (the target
     is a directory or special), FILE_EXISTS, NO_SPACE, PERMISSION_DENIED. A symbolic link at the target's place is
-    replaced, never followed.
+    replaced, never followed. `rule` is the rule of the policy that allows it. `keep_free` bytes of its file system are
+    left.
     """
 
-    def __init__(self, policy: PathPolicy, spec: TargetSpec) -> None:
+    def __init__(
+        self, policy: PathPolicy, spec: TargetSpec, keep_free: int = 0, temps: TempFiles | None = None
+    ) -> None:
         self.spec = spec
         self.fd = -1
-        self._temp = ""
-        self._dirfd, self._name = policy.open_parent(spec.path)
+        self._keep_free = keep_free
+        self._temps = temps
+        self._temp = self._note = ""
+        self._policy = policy
+        self._parent = policy.open_parent(spec.path)
+        self._dirfd, self._name, self.rule = self._parent
         try:
             self._check_place()
             with file_errors(spec.path, self._dirfd):
@@ -84,8 +90,21 @@ class TargetFile:
             self.discard()
             raise
 
+    def check_space(self, size: int) -> None:
+        """Raises NO_SPACE where its file system has no room for so many bytes."""
+        free = free_bytes(self.fd)
+        if size <= free - self._keep_free:
+            return
+        shown = printable(self.spec.path)
+        kept = f", and limits.free_space keeps {self._keep_free} of them" if self._keep_free else ""
+        rule = {"rule": "limits.free_space", "limit": self._keep_free} if size <= free else {}
+        message = f"No space left on the file system for {size} bytes ({free} bytes are free{kept}): {shown}"
+        raise error("NO_SPACE", message, path=shown, free=free, **rule)
+
     def write(self, content: Buffer, offset: int) -> None:
         """Write at an offset; raises RpcError (NO_SPACE and so on)."""
+        if self._keep_free:
+            self.check_space(len(content))
         view = memoryview(content)
         with file_errors(self.spec.path, self._dirfd):
             while view:
@@ -104,6 +123,7 @@ class TargetFile:
     def commit(self) -> None:
         """Give it owner and mode, make it durable, put it in place in one step; on failure nothing is left of it."""
         try:
+            self._policy.check_parent(self._parent, self.spec.path)
             self._check_place()
             with file_errors(self.spec.path, self._dirfd):
                 self._set_owner()
@@ -117,8 +137,13 @@ class TargetFile:
     def discard(self) -> None:
         """Remove what is not in place; does nothing the second time."""
         if self._temp:
-            _unlink(self._temp, self._dirfd)
-            self._temp = ""
+            try:
+                os.unlink(self._temp, dir_fd=self._dirfd)
+            except FileNotFoundError:
+                pass
+            except OSError:  # its file system has become read-only, say: the next daemon may remove it
+                self._note = ""
+            self._named("")
         for fd in (self.fd, self._dirfd):
             if fd >= 0:
                 os.close(fd)
@@ -146,8 +171,17 @@ class TargetFile:
         except OSError as failure:
             if failure.errno not in _NO_TMPFILE:
                 raise
-        name = _temp_name()
-        self.fd = os.open(name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=self._dirfd)
+        self._named(temp_name(), durable=True)
+        self.fd = os.open(self._temp, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=self._dirfd)
+
+    def _named(self, name: str, *, durable: bool = False) -> None:
+        """It is about to get a name, or has ("") none of its own any more."""
+        if self._temps is not None:
+            if name:
+                directory = os.readlink(f"/proc/self/fd/{self._dirfd}")
+                self._note = self._temps.note(directory, name, durable=durable)
+            else:
+                self._temps.forget(self._note)
         self._temp = name
 
     def _set_owner(self) -> None:
@@ -167,11 +201,10 @@ class TargetFile:
             self._put_as_new()
             return
         if not self._temp:
-            name = _temp_name()
-            self._link(name)
-            self._temp = name
+            self._named(temp_name())
+            self._link(self._temp)
         os.rename(self._temp, self._name, src_dir_fd=self._dirfd, dst_dir_fd=self._dirfd)
-        self._temp = ""
+        self._named("")
 
     def _put_as_new(self) -> None:
         try:
@@ -180,7 +213,7 @@ class TargetFile:
             if failure.errno not in _NO_LINKS or not self._temp:
                 raise
             rename_new(self._dirfd, self._temp, self._name)
-            self._temp = ""
+            self._named("")
 
     def _link(self, name: str) -> None:
         os.link(f"/proc/self/fd/{self.fd}", name, dst_dir_fd=self._dirfd, follow_symlinks=True)
@@ -209,17 +242,6 @@ def rename_new(dirfd: int, source: str, target: str) -> None:
         if number in (errno.EINVAL, errno.ENOSYS):
             raise OSError(errno.EOPNOTSUPP, "create without overwriting")
         raise OSError(number, os.strerror(number))
-
-
-def _temp_name() -> str:
-    return TEMP_PREFIX + secrets.token_hex(16)
-
-
-def _unlink(name: str, dirfd: int) -> None:
-    try:
-        os.unlink(name, dir_fd=dirfd)
-    except OSError:  # the directory or its file system is gone or read-only: there is nobody to tell
-        pass
 
 
 def _id(field: str, name: str, look_up: Callable[[str], int]) -> int:

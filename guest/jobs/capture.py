@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from vsrpc.deadline import Deadline
+
 _PIECE = 64 * 1024  # bytes: what a pipe holds by default (pipe(7))
 
 
@@ -29,6 +31,16 @@ class Capture:
     def truncated(self) -> bool:
         """Whether more was written than kept."""
         return self.size > len(self._kept)
+
+    @property
+    def has_room(self) -> bool:
+        """Always: what is not kept is counted."""
+        return True
+
+    @property
+    def patience(self) -> Deadline:
+        """Nothing to wait for."""
+        return Deadline(None)
 
     def read(self, limit: int = _PIECE) -> None:
         """Take what is in the pipe, at most about `limit` bytes; sets `ended` when no writer is left."""

@@ -12,12 +12,12 @@ import os
 import select
 import signal
 import subprocess
+import threading
 import time
 from dataclasses import dataclass
-from typing import Mapping, Sequence
+from typing import Callable, Mapping, Protocol, Sequence
 
-from guest.jobs.capture import Capture
-from guest.jobs.process_tree import ProcessTree, Wake
+from guest.jobs.process_tree import ProcessTree, User, Wake
 from vsrpc.deadline import Deadline
 
 MAX_OUTPUT = 4 * 1024 * 1024
@@ -29,6 +29,10 @@ KILL_GRACE = 2.0
 _KILL_WAIT = 5.0  # seconds until a process that does not even die of SIGKILL is left alone
 
 _PIPE_MAX = 1024 * 1024  # bytes: what a pipe holds at most, unless root enlarges it (pipe(7))
+
+_FATAL = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGKILL)
+
+_DIED = 128  # beyond which the exit code is the signal's number
 
 # POSIX XCU 2.8.2
 CANNOT_EXECUTE = 126
@@ -43,6 +47,14 @@ class JobTimeout(Exception):
 
 class JobCancelled(Exception):
     """`cancel` was called; the processes were killed."""
+
+
+class JobSignalled(Exception):
+    """A signal that was sent to the job ended it; `status` says which."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 class CannotExecute(Exception):
@@ -77,6 +89,8 @@ class Stage:
     argv: Sequence[str]
     program: str
     redirections: tuple[OpenFile | Copy, ...] = ()
+    makes_session: bool = False
+    """Whether the program makes a session for itself, as setsid(1) does."""
 
     def close(self) -> None:
         """Close the open files."""
@@ -104,26 +118,128 @@ class Status:
     signal: str = ""
 
 
+class Output(Protocol):
+    """Where a job's processes write to, and what becomes of it."""
+
+    reader: int
+    """The descriptor that is polled; -1 for none."""
+    writer: int
+    """The processes' end."""
+    ended: bool
+
+    @property
+    def has_room(self) -> bool:
+        """Whether `read` would take anything."""
+
+    @property
+    def patience(self) -> Deadline:
+        """When to look at `has_room` anew, if nothing happens before."""
+
+    def read(self, limit: int = ...) -> None:
+        """Take what is there, without waiting."""
+
+    def add(self, piece: bytes) -> None:
+        """Write bytes of our own."""
+
+    def close_writer(self) -> None:
+        """Close our own copy of the writing end."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+class Input(Protocol):
+    """What the processes read, and who feeds it."""
+
+    reader: int
+    """The processes' end."""
+
+    def pending(self) -> int:
+        """The descriptor into which more is to be written once there is room; -1 for none."""
+
+    def feed(self) -> None:
+        """Write what there is room for, without waiting."""
+
+    def release_reader(self) -> None:
+        """No further process will be given it."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+class NoInput:
+    """An input that has ended: /dev/null."""
+
+    def __init__(self) -> None:
+        self.reader = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+
+    def pending(self) -> int:
+        """Never anything."""
+        return -1
+
+    def feed(self) -> None:
+        """Nothing to write."""
+
+    def release_reader(self) -> None:
+        """It stays until the end."""
+
+    def close(self) -> None:
+        """Close the null device."""
+        os.close(self.reader)
+
+
 class Job:
     """Runs pipelines until `close`."""
 
     def __init__(
-        self, environment: Mapping[str, str], directory: str, deadline: Deadline, max_output: int = MAX_OUTPUT
+        self,
+        environment: Mapping[str, str],
+        directory: str,
+        deadline: Deadline,
+        stdout: Output,
+        stderr: Output,
+        stdin: Input,
+        user: User | None = None,
+        on_start: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_start` is called once, before the first process."""
+        self._on_start: Callable[[], None] | None = on_start
         self._environment = environment
         self._directory = directory
         self._deadline = deadline
+        self._user = user
         self._started = time.monotonic()
         self._cancelled = False
         self._wake = Wake()
-        self.stdout = Capture(max_output)
-        self.stderr = Capture(max_output)
-        self._null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self.stdout = stdout
+        self.stderr = stderr
+        self._stdin = stdin
+        self._lock = threading.Lock()  # the next three
+        self._tree: ProcessTree | None = None
+        self._sent = 0  # the last signal that went to processes
+        self._pending = 0  # one that came when there were none
+        self.pid = 0
+        """The first process of what runs, or ran last."""
 
     def cancel(self) -> None:
         """End the job soon; may be called by any thread at any time."""
         self._cancelled = True
         self._wake.set()
+
+    def wake(self) -> None:
+        """There is input, or room for output; from any thread."""
+        self._wake.set()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to all processes of what runs now; from any thread.
+
+        As with a shell, one that ends what runs, or comes between two pipelines, ends the job.
+        """
+        with self._lock:
+            if self._tree is not None and self._tree.send(number):
+                self._sent = number
+            elif number in _FATAL:
+                self._pending = number
 
     @property
     def duration(self) -> float:
@@ -134,22 +250,36 @@ class Job:
         """Run one pipeline to its end; its status is that of the last stage.
 
         Raises JobTimeout and JobCancelled. A stage that cannot be executed says so on standard error, as in a shell,
-        and the others run; if `strict`, CannotExecute is raised.
+        and the others run. `strict`: it is the only command of the job, and CannotExecute is raised instead.
         """
         tree = ProcessTree(self._wake)
         try:
             self._check()
+            if self._on_start is not None:
+                self._on_start()
+                self._on_start = None
             last = self._start(tree, stages, strict)
+            if strict:
+                self._stdin.release_reader()
             tree.watch()
+            with self._lock:
+                self._tree, self.pid = tree, tree.pid
+                if self._pending and tree.send(self._pending):
+                    self._sent, self._pending = self._pending, 0
             while not tree.ended:
                 self._poll(self._deadline, tree)
                 if not tree.ended:
                     self._check(tree)
         finally:
+            with self._lock:
+                self._tree = None
             tree.close(_KILL_WAIT)
             for stage in stages:
                 stage.close()
-        return last if isinstance(last, Status) else _status(last.returncode)
+        status = last if isinstance(last, Status) else _status(last.returncode)
+        if self._sent in _FATAL and status.code == _DIED + self._sent:
+            raise JobSignalled(status)
+        return status
 
     def finish(self) -> None:
         """Take what is still in the pipes; a daemon that a command left behind may hold them, and is not waited for."""
@@ -157,22 +287,26 @@ class Job:
             output.close_writer()
             output.read(limit=_PIPE_MAX)
 
+    def close_input(self) -> None:
+        """Let go of all but the outputs."""
+        self._wake.close()
+        self._stdin.close()
+
     def close(self) -> None:
         """Let go of everything."""
-        self._wake.close()
+        self.close_input()
         self.stdout.close()
         self.stderr.close()
-        os.close(self._null)
 
     def _start(
         self, tree: ProcessTree, stages: Sequence[Stage | FailedStage], strict: bool
     ) -> Status | subprocess.Popen[bytes]:
         """Start all stages; returns the last one's process, or its status if it could not be started."""
         started: Status | subprocess.Popen[bytes] = Status(0)
-        stdin = self._null
+        stdin = self._stdin.reader
         for number, stage in enumerate(stages):
             last = number == len(stages) - 1
-            reader, writer = (self._null, self.stdout.writer) if last else os.pipe()
+            reader, writer = (self._stdin.reader, self.stdout.writer) if last else os.pipe()
             try:
                 started = self._start_stage(tree, stage, (stdin, writer, self.stderr.writer), strict)
             except BaseException:
@@ -185,7 +319,7 @@ class Job:
         return started
 
     def _close_pipe(self, fd: int) -> None:
-        if fd not in (self._null, self.stdout.writer):
+        if fd not in (self._stdin.reader, self.stdout.writer):
             os.close(fd)
 
     def _start_stage(
@@ -201,7 +335,15 @@ class Job:
                 table[redirection.fd] = table[redirection.source]
         try:
             stdin, stdout, stderr = table
-            return tree.spawn(stage.argv, stage.program, self._environment, self._directory, (stdin, stdout, stderr))
+            return tree.spawn(
+                stage.argv,
+                stage.program,
+                self._environment,
+                self._directory,
+                (stdin, stdout, stderr),
+                self._user,
+                session=not stage.makes_session,
+            )
         except OSError as failure:
             why = failure.strerror or str(failure)
             if strict:
@@ -217,7 +359,14 @@ class Job:
         """Wait until there is output, the processes ended, the job was cancelled, or the deadline passed."""
         poll = select.poll()
         for output in (self.stdout, self.stderr):
-            poll.register(output.reader, select.POLLIN)
+            if output.reader >= 0 and not output.ended:
+                if output.has_room:
+                    poll.register(output.reader, select.POLLIN)
+                else:
+                    deadline = deadline.sooner(output.patience.remaining())
+        into = self._stdin.pending()
+        if into >= 0:
+            poll.register(into, select.POLLOUT)
         for fd in (self._wake.fileno(), *tree.filenos()):
             poll.register(fd, select.POLLIN)
         remaining = deadline.remaining()
@@ -225,9 +374,12 @@ class Job:
         self._wake.clear()
         self.stdout.read()
         self.stderr.read()
+        self._stdin.feed()
 
     def _check(self, tree: ProcessTree | None = None) -> None:
         """Raise when the job must not go on; what runs is killed first."""
+        if not tree and self._pending:
+            raise JobSignalled(_status(-self._pending))
         if not self._cancelled and not self._deadline.expired:
             return
         if tree:
@@ -247,4 +399,4 @@ def _status(returncode: int) -> Status:
         name = signal.Signals(number).name
     except ValueError:  # a real-time signal between SIGRTMIN and SIGRTMAX
         name = f"SIGRTMIN+{number - signal.SIGRTMIN}"
-    return Status(128 + number, name)
+    return Status(_DIED + number, name)

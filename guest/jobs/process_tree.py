@@ -11,8 +11,10 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import threading
-from typing import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Mapping, Sequence
 
 from guest.jobs.expendable import make_expendable
 from vsrpc.deadline import Deadline
@@ -57,6 +59,16 @@ class Wake:
                 os.close(self._writer)
 
 
+@dataclass(frozen=True)
+class User:
+    """Whose a process is to be."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
 class ProcessTree:
     """Some processes started one after the other, waited for and killed together.
 
@@ -81,8 +93,14 @@ class ProcessTree:
         environment: Mapping[str, str],
         directory: str,
         descriptors: tuple[int, int, int],
+        user: User | None = None,
+        *,
+        session: bool = True,
     ) -> subprocess.Popen[bytes]:
-        """Start a program with these standard descriptors; raises OSError when it cannot be executed."""
+        """Start a program with these standard descriptors; raises OSError when it cannot be executed.
+
+        `session`: make it the leader of one; else it must do so itself.
+        """
         stdin, stdout, stderr = descriptors
         process = subprocess.Popen(
             argv,
@@ -92,12 +110,18 @@ class ProcessTree:
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
-            start_new_session=True,
+            start_new_session=session,
             close_fds=False,  # there are none to close: Python opens all with O_CLOEXEC
+            **_as_user(user),
         )
         make_expendable(process.pid)
         self._processes.append(process)
         return process
+
+    @property
+    def pid(self) -> int:
+        """The first process; 0 before there is one."""
+        return self._processes[0].pid if self._processes else 0
 
     def watch(self) -> None:
         """Begin to wait for the ends."""
@@ -131,11 +155,16 @@ class ProcessTree:
                 self._ended.set()
         return self._ended.is_set()
 
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to every process of the tree that is still there."""
+    def send(self, number: int) -> bool:
+        """Send a signal to every process of the tree that is still there; False where all those that were started have
+        ended."""
         with self._lock:
-            if not self._reaped:
-                self._send(number)
+            if self._reaped:
+                return False
+            options = os.WEXITED | os.WNOWAIT | os.WNOHANG
+            alive = any(os.waitid(os.P_PID, each.pid, options) is None for each in self._processes)
+            self._send(number)
+            return alive
 
     def close(self, wait: float) -> None:
         """Reap the processes; those that still run are killed first.
@@ -180,15 +209,30 @@ class ProcessTree:
                 self._reap()
         self._wake.set()
 
-    def _send(self, number: signal.Signals) -> None:
+    def _send(self, number: int) -> None:
         for process in self._processes:
             try:
                 os.killpg(process.pid, number)
-            except ProcessLookupError:
-                pass
+            except ProcessLookupError:  # it has not made its session yet
+                os.kill(process.pid, number)
 
     def _reap(self) -> None:
         if not self._reaped:
             for process in self._processes:
                 process.wait()  # returns at once: it has ended
             self._reaped = True
+
+
+def _as_user(user: User | None) -> dict[str, Any]:
+    """What Popen takes for a process of another user."""
+    if user is None:
+        return {}
+    if sys.version_info >= (3, 9):
+        return {"user": user.uid, "group": user.gid, "extra_groups": list(user.groups)}
+
+    def become() -> None:
+        os.setgroups(user.groups)
+        os.setgid(user.gid)
+        os.setuid(user.uid)
+
+    return {"preexec_fn": become}

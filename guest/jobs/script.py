@@ -7,7 +7,7 @@ match other files. What is judged is the argument vector that is executed.
 from __future__ import annotations
 
 import os
-from typing import Mapping, Protocol, Sequence
+from typing import Callable, Mapping, NamedTuple, Protocol, Sequence
 
 from guest.jobs import redirect
 from guest.jobs.expand import Expander
@@ -21,6 +21,13 @@ _EXIT_CODES = {"CMD_NOT_FOUND": NOT_FOUND, "CMD_EXEC_FAILED": CANNOT_EXECUTE}
 _REDIRECTION_FAILED = 1
 
 
+class Judged(NamedTuple):
+    """A command that is allowed: its arguments, and the program's path; "" for one that is not there."""
+
+    argv: list[str]
+    program: str
+
+
 class Runner(Protocol):
     """What runs pipelines: a Job."""
 
@@ -31,8 +38,16 @@ class Runner(Protocol):
 class Script:
     """Judges and runs command lines in one environment and one directory (absolute)."""
 
-    def __init__(self, policy: CommandPolicy, environment: Mapping[str, str], directory: str) -> None:
+    def __init__(
+        self,
+        policy: CommandPolicy,
+        environment: Mapping[str, str],
+        directory: str,
+        adapt: Callable[[Stage], Stage] | None = None,
+    ) -> None:
+        """`adapt` changes how a judged command is executed."""
         self._policy = policy
+        self._adapt = adapt
         self._directory = directory
         self._expander = Expander(environment, PathJudge(policy.paths, directory))
 
@@ -42,9 +57,12 @@ class Script:
         Raises RpcError when the policy refuses any part of it, and what `runner` raises. A program that is not there
         is an error if it is the only command of the line; in a longer one it exits with 127, as in a shell.
         """
+        self.judge(line)
+        return self.run_judged(line, runner)
+
+    def run_judged(self, line: CommandLine, runner: Runner) -> Status:
+        """`run`, after `judge`."""
         alone = len(line.commands) == 1
-        for command in line.commands:
-            self._judge(command, alone)
         status = Status(0)
         for step in line.steps:
             if step.condition is Condition.IF_SUCCESS and status.code != 0:
@@ -54,10 +72,16 @@ class Script:
             status = runner.run(self._stages(step.pipeline.commands, alone), strict=alone)
         return status
 
-    def _judge(self, command: SimpleCommand, alone: bool) -> None:
+    def judge(self, line: CommandLine) -> list[Judged]:
+        """Every command of the line as it would be executed now; raises RpcError as `run` does."""
+        alone = len(line.commands) == 1
+        return [self._judge(command, alone) for command in line.commands]
+
+    def _judge(self, command: SimpleCommand, alone: bool) -> Judged:
         argv = self._expander.arguments(command)
+        program = ""
         try:
-            self._policy.check(argv, self._directory)
+            program = self._policy.check(argv, self._directory)
         except RpcError as failure:
             if alone or failure.reason not in _EXIT_CODES:
                 raise
@@ -68,6 +92,7 @@ class Script:
                 except RpcError as failure:
                     if failure.reason == "PERMISSION_DENIED":
                         raise
+        return Judged(argv, program)
 
     def _stages(self, commands: Sequence[SimpleCommand], alone: bool) -> list[Stage | FailedStage]:
         stages: list[Stage | FailedStage] = []
@@ -102,7 +127,8 @@ class Script:
             if isinstance(failure, RpcError) and failure.reason != "PERMISSION_DENIED":
                 return FailedStage(_REDIRECTION_FAILED, failure.details())
             raise
-        return Stage(argv, program, tuple(opened))
+        stage = Stage(argv, program, tuple(opened))
+        return self._adapt(stage) if self._adapt else stage
 
     def _path(self, target: Word) -> str:
         return os.path.join(self._directory, self._expander.text(target))

@@ -20,9 +20,11 @@ from guest.files.buffers import BufferPool
 from guest.files.content import md5_of, md5_of_file, read_into
 from guest.files.sessions import UploadSessions
 from guest.files.target import TargetFile, TargetSpec
+from guest.files.temps import TempFiles
 from guest.files.upload import UploadSession
-from guest.os_errors import file_errors, free_bytes, printable
-from guest.policy.paths import Found, PathPolicy, reopen
+from guest.os_errors import file_errors, printable
+from guest.policy.paths import Found, PathPolicy
+from guest.policy.resolve import reopen
 from vsrpc.bulk import bulk
 from vsrpc.context import ServicerContext
 from vsrpc.errors import RpcError
@@ -44,9 +46,21 @@ _MD5 = re.compile(r"[0-9A-Fa-f]{32}\Z")
 
 
 class FileService(FileServicer):
-    """Serves File. `max_reply` is the largest reply in bytes; `stop` drops the uploads that are open."""
+    """Serves File. `max_reply` is the largest reply in bytes; `stop` drops the uploads that are open.
 
-    def __init__(self, policy: PathPolicy, max_reply: int, sessions: UploadSessions) -> None:
+    Uploads leave `keep_free` bytes free on their file system; `temps` knows their temporary files.
+    """
+
+    def __init__(
+        self,
+        policy: PathPolicy,
+        max_reply: int,
+        sessions: UploadSessions,
+        keep_free: int = 0,
+        temps: TempFiles | None = None,
+    ) -> None:
+        self._keep_free = keep_free
+        self._temps = temps
         self._policy = policy
         self._max_content = max_reply - _REPLY_OVERHEAD
         self._chunk_size = min(CHUNK_SIZE, self._max_content * 3 // 4)  # fits a request also in base64
@@ -61,7 +75,8 @@ class FileService(FileServicer):
         """Write a small file in one call."""
         content = request.content
         md5 = md5_of(content, functools.partial(_go_on, context))
-        target = TargetFile(self._policy, TargetSpec.of(request))
+        target = self._target(request)
+        context.notes["rule"] = target.rule
         try:
             target.write(content, 0)
             target.commit()
@@ -72,7 +87,7 @@ class FileService(FileServicer):
     def Download(self, request: pb.DownloadRequest, context: ServicerContext) -> pb.DownloadResponse:
         """Read a file, or a part of it."""
         _not_negative("length", request.length)
-        buffer, total, _ = self._read(request.path, request.offset, request.length or self._max_content)
+        buffer, total, _ = self._read(request.path, request.offset, request.length or self._max_content, context)
         content = bytes(buffer)
         self._buffers.give(buffer)
         return pb.DownloadResponse(
@@ -92,7 +107,7 @@ class FileService(FileServicer):
         if request.size > MAX_CHUNK_SIZE:
             message = f"size {request.size} is over the limit of a chunk: ask for at most {MAX_CHUNK_SIZE} bytes"
             raise error("INVALID_PARAMS", message, field="size", limit=MAX_CHUNK_SIZE)
-        content, total, status = self._read(request.path, request.offset, request.size or CHUNK_SIZE)
+        content, total, status = self._read(request.path, request.offset, request.size or CHUNK_SIZE, context)
         end = request.offset + len(content)
         md5 = "" if request.checksum == pb.CHECKSUM_CRC32 else md5_of(content, functools.partial(_go_on, context))
         context.send_content(content, functools.partial(self._buffers.give, content))
@@ -111,7 +126,8 @@ class FileService(FileServicer):
     def Stat(self, request: pb.StatRequest, context: ServicerContext) -> pb.StatResponse:
         """Describe a file; a symbolic link is described itself."""
         found = self._policy.open_metadata(request.path)
-        if found is None:
+        context.notes["rule"] = found.rule
+        if found.fd is None:
             return pb.StatResponse(path=request.path, exists=False)
         try:
             status = os.fstat(found.fd)
@@ -135,13 +151,13 @@ class FileService(FileServicer):
         """Begin an upload in chunks."""
         _not_negative("size", request.size)
         _known_checksum(request.checksum)
-        target = TargetFile(self._policy, TargetSpec.of(request))
-        free = free_bytes(target.fd)
-        if request.size > free:
+        target = self._target(request)
+        context.notes["rule"] = target.rule
+        try:
+            target.check_space(request.size)
+        except RpcError:
             target.discard()
-            shown = printable(request.path)
-            message = f"No space left on the file system for {request.size} bytes ({free} bytes are free): {shown}"
-            raise error("NO_SPACE", message, path=shown, free=free)
+            raise
         early = request.checksum != pb.CHECKSUM_CRC32
         session_id = self._sessions.open(target, request.size, self._chunk_size, digest_early=early)
         return pb.InitUploadResponse(session_id=session_id, chunk_size=self._chunk_size, path=request.path)
@@ -166,6 +182,7 @@ class FileService(FileServicer):
         if request.md5 and not _MD5.match(request.md5):
             raise error("INVALID_PARAMS", f"md5 {request.md5[:64]!r} is not 32 hexadecimal digits", field="md5")
         with self._use(request.session_id) as session:
+            context.notes["rule"] = session.rule
             md5 = session.finish(request.md5, functools.partial(_go_on, context))
             return pb.FinishUploadResponse(
                 path=session.path, size=session.size, md5=md5, chunks_received=session.chunks
@@ -183,15 +200,20 @@ class FileService(FileServicer):
             message = "no such upload; nothing to abort"
         return pb.AbortUploadResponse(session_id=request.session_id, message=message)
 
+    def _target(self, request: pb.UploadRequest | pb.InitUploadRequest) -> TargetFile:
+        return TargetFile(self._policy, TargetSpec.of(request), self._keep_free, self._temps)
+
     def _use(self, session_id: str) -> contextlib.AbstractContextManager[UploadSession]:
         if not session_id:
             raise error("MISSING_REQUIRED", "session_id is missing: give the one of InitUpload", field="session_id")
         return self._sessions.use(session_id)
 
-    def _read(self, path: str, offset: int, length: int) -> tuple[bytearray, int, os.stat_result]:
+    def _read(
+        self, path: str, offset: int, length: int, context: ServicerContext
+    ) -> tuple[bytearray, int, os.stat_result]:
         """Content of a file at an offset, no more than a reply takes, the file's size, and what it was before."""
         _not_negative("offset", offset)
-        fd = self._policy.open_read(path)
+        fd, context.notes["rule"] = self._policy.open_read(path)
         try:
             with file_errors(path):
                 status = os.fstat(fd)
@@ -224,7 +246,9 @@ def _offset(request: pb.UploadChunkRequest, session: UploadSession) -> int:
 
 
 def _md5(found: Found, status: os.stat_result, path: str, context: ServicerContext) -> str:
-    if not (found.content_allowed and stat.S_ISREG(status.st_mode) and status.st_size <= MD5_LIMIT):
+    if not (
+        found.fd is not None and found.content_allowed and stat.S_ISREG(status.st_mode) and status.st_size <= MD5_LIMIT
+    ):
         return ""
     try:
         fd = reopen(found.fd, path)

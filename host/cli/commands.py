@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import base64
-import sys
+import importlib
 from typing import Any, Callable, Mapping
 
 from host.cli import exits
-from host.cli.output import TransferProgress, complain, print_json, print_line, write_bytes
+from host.cli.output import TransferProgress, print_json, print_line
 from host.client import VirtioRPCClient
 
 Arguments = argparse.Namespace
@@ -53,27 +52,24 @@ def _file_info(client: VirtioRPCClient, args: Arguments) -> int:
     return _print_data(client.get_file_info(args.path), args)
 
 
+def _in(module: str, name: str) -> Command:
+    """A command of another module, which the others need not load."""
+
+    def run(client: VirtioRPCClient, args: Arguments) -> int:
+        command: Command = getattr(importlib.import_module(f"host.cli.{module}"), name)
+        return command(client, args)
+
+    return run
+
+
 def _exec(client: VirtioRPCClient, args: Arguments) -> int:
+    if not args.raw:
+        return _in("jobs", "exec_")(client, args)
     timeout = args.exec_timeout or args.timeout or _EXEC_TIMEOUT
     envelope = client.exec_command(args.line, timeout=timeout, working_dir=args.workdir)
     data = envelope["data"]
-    if args.raw:
-        print_json(envelope)
-    else:
-        write_bytes(sys.stdout, _output(data, "stdout"))
-        write_bytes(sys.stderr, _output(data, "stderr"))
-        for name in ("stdout", "stderr"):
-            if data.get(f"{name}_truncated"):
-                complain("warning", f"{name} was cut: the command wrote {data[f'{name}_size']} bytes")
-        if data.get("signal"):
-            complain("warning", f"the command was killed by {data['signal']}")
+    print_json(envelope)
     return int(data["exit_code"]) & 0xFF
-
-
-def _output(data: Mapping[str, Any], name: str) -> bytes:
-    """The exact bytes of an output; its text has replacement characters where it is no UTF-8."""
-    exact = data.get(f"{name}_base64")
-    return base64.b64decode(exact) if exact else str(data.get(name, "")).encode()
 
 
 def _upload(client: VirtioRPCClient, args: Arguments) -> int:
@@ -121,6 +117,12 @@ def _service(client: VirtioRPCClient, args: Arguments) -> int:
     return exits.OK
 
 
+def _update_guest(client: VirtioRPCClient, args: Arguments) -> int:
+    from host.cli.provisioning import update_guest
+
+    return update_guest(client, args)
+
+
 COMMANDS: Mapping[str, Command] = {
     "ping": _ping,
     "wait": _wait,
@@ -128,8 +130,24 @@ COMMANDS: Mapping[str, Command] = {
     "info": _info,
     "status": _status,
     "exec": _exec,
+    "shell": _in("jobs", "shell"),
+    "jobs": _in("jobs", "jobs"),
+    "attach": _in("jobs", "attach"),
+    "logs": _in("jobs", "logs"),
+    "kill": _in("jobs", "kill"),
+    "shutdown": _in("machine", "shutdown"),
+    "reboot": _in("machine", "shutdown"),
+    "time": _in("machine", "time_"),
+    "hostname": _in("machine", "hostname"),
+    "freeze": _in("machine", "freeze"),
+    "thaw": _in("machine", "thaw"),
+    "trim": _in("machine", "trim"),
+    "top": _in("machine", "top"),
+    "users": _in("machine", "users"),
+    "interfaces": _in("machine", "interfaces"),
     "upload": _upload,
     "download": _download,
     "file-info": _file_info,
     "service": _service,
+    "update-guest": _update_guest,
 }

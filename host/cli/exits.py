@@ -17,7 +17,9 @@ REMOTE = 5
 TIMEOUT = 6
 PROTOCOL = 7
 OUTCOME_UNKNOWN = 8
+LOST_OUTPUT = 9
 EXEC_BASE = 200
+LIKE_EXEC = ("exec", "shell", "attach")
 INTERRUPTED = 130
 TERMINATED = 143
 BROKEN_PIPE = 141
@@ -54,10 +56,13 @@ exit codes:
   {PROTOCOL}    what answers is not a vsrpc guest, or not of a version that fits
   {OUTCOME_UNKNOWN}    the link was lost, and whether the call took effect is not known: look before you call again
   {INTERRUPTED}  interrupted (Ctrl-C)
+  {BROKEN_PIPE}  the reader of the output has left
+  {TERMINATED}  terminated by a signal
 exec exits with the remote command's exit code (128+N if signal N killed it); its own failures are {EXEC_BASE} higher:
 {EXEC_BASE + USAGE} wrong usage, {EXEC_BASE + CONNECTION} no connection, {EXEC_BASE + REFUSED} refused, \
 {EXEC_BASE + REMOTE} not started, {EXEC_BASE + TIMEOUT} timeout, {EXEC_BASE + PROTOCOL} protocol, \
-{EXEC_BASE + OUTCOME_UNKNOWN} outcome not known."""
+{EXEC_BASE + OUTCOME_UNKNOWN} outcome not known, {EXEC_BASE + LOST_OUTPUT} output was lost; \
+124 if it ran into its timeout."""
 
 
 def of_error(error: RPCError) -> int:

@@ -7,6 +7,7 @@ import math
 from typing import NoReturn, Sequence
 
 from host.cli import exits
+from host.cli.parser_provisioning import add_commands
 from host.errors import UsageError
 from host.transfer_options import CHECKSUMS, DEFAULT_CHUNK_SIZE, MD5, check_chunk_size
 from vsrpc._version import __version__
@@ -89,17 +90,31 @@ def _build() -> argparse.ArgumentParser:
     exec_ = command("exec", "run a command in the guest", timeout=False)
     exec_.add_argument("line", metavar="COMMAND", help="the command line, in quotes")
     exec_.add_argument(
-        "-t",
         "--timeout",
         dest="exec_timeout",
-        type=_seconds,
+        type=_seconds_or_none,
         metavar="SEC",
-        help="seconds that the command may run (default: the -t before the command, else 30)",
+        help="seconds that the command may run, 0 for no limit (default: 30; on a terminal or detached, no limit)",
     )
-    exec_.add_argument("-w", "--workdir", default="", metavar="DIR", help="directory in the guest to run it in")
+    _add_process(exec_)
+    exec_.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
+    exec_.add_argument("-n", "--no-stdin", action="store_true", help="give it no input")
+    exec_.add_argument("--detach", action="store_true", help="let it run on its own, and print the job's id")
+
+    _add_process(command("shell", "open an interactive login shell in the guest", timeout=False))
+    command("jobs", "list the commands that run, and those that have ended")
+    attach = command("attach", "go on with a job: its output so far, then live, with input")
+    attach.add_argument("job", metavar="JOB")
+    attach.add_argument("-n", "--no-stdin", action="store_true", help="give it no input")
+    logs = command("logs", "print what a job has written")
+    logs.add_argument("job", metavar="JOB")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
+    kill = command("kill", "send a signal to a job")
+    kill.add_argument("job", metavar="JOB")
+    kill.add_argument("--signal", default="TERM", metavar="NAME", help="TERM, KILL, HUP … (default: TERM)")
 
     upload = command("upload", "copy a file to the guest")
-    upload.add_argument("local", metavar="LOCAL")
+    upload.add_argument("local", metavar="LOCAL", help="file to copy")
     upload.add_argument("remote", metavar="REMOTE", help="absolute path in the guest; in a directory, the name is kept")
     upload.add_argument("-m", "--mode", default="0644", help="permission bits, in octal (default: 0644)")
     _add_transfer(upload)
@@ -112,9 +127,37 @@ def _build() -> argparse.ArgumentParser:
     file_info = command("file-info", "describe a file of the guest")
     file_info.add_argument("path", metavar="PATH", help="absolute path in the guest")
 
+    for name, help in (("shutdown", "shut the guest down"), ("reboot", "reboot the guest")):
+        power = command(name, f"{help}, now or later, or call that off")
+        if name == "shutdown":
+            power.add_argument("--reboot", action="store_true", help="start again afterwards")
+        power.add_argument("--delay", type=int, default=0, metavar="SEC", help="seconds until then (default: 0)")
+        power.add_argument("--message", default="", metavar="TEXT", help="what users who are logged in are told")
+        power.add_argument("--cancel", action="store_true", help="call off what was to come")
+    time = command("time", "tell the guest's clock, or set it")
+    time.add_argument("--sync", action="store_true", help="set it to this host's clock")
+    time.add_argument("--hardware", action="store_true", help="set the hardware clock too")
+    hostname = command("hostname", "tell the guest's host name, or set it")
+    hostname.add_argument("name", metavar="NAME", nargs="?")
+    freeze = command("freeze", "hold all writes to file systems, for a snapshot")
+    freeze.add_argument("mountpoints", metavar="MOUNTPOINT", nargs="*", help="(default: all file systems on disks)")
+    freeze.add_argument(
+        "--lease", type=int, default=0, metavar="SEC", help="seconds after which they thaw anyway (default: 60)"
+    )
+    command("thaw", "let writes go on")
+    trim = command("trim", "tell the disks which blocks are not used")
+    trim.add_argument("mountpoints", metavar="MOUNTPOINT", nargs="*", help="(default: all file systems on disks)")
+    trim.add_argument("--minimum", type=int, default=0, metavar="BYTES", help="smallest free range that is told")
+    top = command("top", "list the processes that use most")
+    top.add_argument("--sort", choices=("cpu", "memory"), default="cpu", help="what comes first (default: cpu)")
+    top.add_argument("-n", "--lines", type=int, default=10, metavar="N", help="how many (default: 10)")
+    command("users", "list who is logged in")
+    command("interfaces", "list network interfaces with their addresses")
+
     service = command("service", "control a system service of the guest")
     service.add_argument("name", metavar="NAME", help='for example "nginx"')
     service.add_argument("action", metavar="ACTION", choices=ACTIONS, help=", ".join(ACTIONS))
+    add_commands(command, _add_patience, _seconds)
     return parser
 
 
@@ -167,6 +210,18 @@ def _add_transfer(parser: argparse.ArgumentParser) -> None:
         help="what checks the content from end to end: md5, or crc32, the CRC-32 of each message alone, which costs a "
         "slow guest less (default: md5)",
     )
+
+
+def _add_process(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-w", "--workdir", default="", metavar="DIR", help="directory in the guest to run it in")
+    parser.add_argument("-u", "--user", default="", metavar="NAME", help="user of the guest to run it as")
+    parser.add_argument(
+        "-e", "--env", action="append", metavar="NAME=VALUE", help="set a variable; NAME alone takes the one from here"
+    )
+
+
+def _seconds_or_none(text: str) -> float:
+    return 0.0 if text == "0" else _seconds(text)
 
 
 def _seconds(text: str) -> float:

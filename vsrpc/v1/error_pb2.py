@@ -4,7 +4,7 @@ from vsrpc import pbload
 pbload.load(
     b'\n\x14vsrpc/v1/error.proto\x12\x08vsrpc.v1"\x8c\x01\n\x0bErrorDetail\x12!\n\x04code\x18\x01 \x01(\x0e2\x13'
     b'.vsrpc.v1.ErrorCode\x12-\n\x04data\x18\x02 \x03(\x0b2\x1f.vsrpc.v1.ErrorDetail.DataEnt'
-    b'ry\x1a+\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x028\x01*\xac\x08\n\tErrorCode\x12\x1a\n'
+    b'ry\x1a+\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x028\x01*\xe8\x08\n\tErrorCode\x12\x1a\n'
     b'\x16ERROR_CODE_UNSPECIFIED\x10\x00\x12\x1f\n\x1aERROR_CODE_CMD_EXEC_FAILED\x10\xe9\x07\x12\x1b\n\x16ER'
     b'ROR_CODE_CMD_TIMEOUT\x10\xea\x07\x12\x1d\n\x18ERROR_CODE_CMD_NOT_FOUND\x10\xeb\x07\x12\x1e\n\x19ERROR_'
     b'CODE_INVALID_PARAMS\x10\xd1\x0f\x12 \n\x1bERROR_CODE_JSON_PARSE_ERROR\x10\xd2\x0f\x12 \n\x1bERRO'
@@ -14,14 +14,15 @@ pbload.load(
     b'E\x10\xbc\x17\x12\x18\n\x13ERROR_CODE_NO_SPACE\x10\xbd\x17\x12 \n\x1bERROR_CODE_CONTENT_MISMATCH\x10\xbe\x17'
     b'\x12!\n\x1cERROR_CODE_SESSION_NOT_FOUND\x10\xbf\x17\x12"\n\x1dERROR_CODE_METHOD_NOT_ALL'
     b'OWED\x10\xc0\x17\x12\x1e\n\x19ERROR_CODE_UNIT_NOT_FOUND\x10\xc1\x17\x12\x1b\n\x16ERROR_CODE_UNIT_FAILE'
-    b'D\x10\xc2\x17\x12!\n\x1cERROR_CODE_PERMISSION_DENIED\x10\xa1\x1f\x12\x1f\n\x1aERROR_CODE_UNAUTHENTI'
-    b"CATED\x10\xa2\x1f\x12\x1e\n\x19ERROR_CODE_INTERNAL_ERROR\x10\x89'\x12#\n\x1eERROR_CODE_SERVICE_U"
-    b"NAVAILABLE\x10\x8a'\x12\x19\n\x14ERROR_CODE_TOO_LARGE\x10\x8b'\x12\x14\n\x0fERROR_CODE_BUSY\x10\x8c'\x12!"
-    b"\n\x1cERROR_CODE_DEADLINE_EXCEEDED\x10\x8d'\x12\x1d\n\x18ERROR_CODE_NOT_SUPPORTED\x10\x8e'"
-    b"\x12\x19\n\x14ERROR_CODE_CANCELLED\x10\x8f'\x12\x1f\n\x1aERROR_CODE_OUTCOME_UNKNOWN\x10\x90'\x12\x1f\n\x1a"
-    b'ERROR_CODE_CONNECTION_LOST\x10\xf1.\x12\x1c\n\x17ERROR_CODE_READ_TIMEOUT\x10\xf2.\x12\x1d\n\x18E'
-    b'RROR_CODE_WRITE_TIMEOUT\x10\xf3.\x12"\n\x1dERROR_CODE_CONNECTION_REFUSED\x10\xf4.\x12\x1e'
-    b'\n\x19ERROR_CODE_PROTOCOL_ERROR\x10\xf5.b\x06proto3',
+    b'D\x10\xc2\x17\x12\x1d\n\x18ERROR_CODE_JOB_NOT_FOUND\x10\xc3\x17\x12\x1b\n\x16ERROR_CODE_WRONG_STATE\x10\xc4\x17'
+    b'\x12!\n\x1cERROR_CODE_PERMISSION_DENIED\x10\xa1\x1f\x12\x1f\n\x1aERROR_CODE_UNAUTHENTICATE'
+    b"D\x10\xa2\x1f\x12\x1e\n\x19ERROR_CODE_INTERNAL_ERROR\x10\x89'\x12#\n\x1eERROR_CODE_SERVICE_UNAVA"
+    b"ILABLE\x10\x8a'\x12\x19\n\x14ERROR_CODE_TOO_LARGE\x10\x8b'\x12\x14\n\x0fERROR_CODE_BUSY\x10\x8c'\x12!\n\x1cER"
+    b"ROR_CODE_DEADLINE_EXCEEDED\x10\x8d'\x12\x1d\n\x18ERROR_CODE_NOT_SUPPORTED\x10\x8e'\x12\x19\n\x14"
+    b"ERROR_CODE_CANCELLED\x10\x8f'\x12\x1f\n\x1aERROR_CODE_OUTCOME_UNKNOWN\x10\x90'\x12\x1f\n\x1aERRO"
+    b'R_CODE_CONNECTION_LOST\x10\xf1.\x12\x1c\n\x17ERROR_CODE_READ_TIMEOUT\x10\xf2.\x12\x1d\n\x18ERROR'
+    b'_CODE_WRITE_TIMEOUT\x10\xf3.\x12"\n\x1dERROR_CODE_CONNECTION_REFUSED\x10\xf4.\x12\x1e\n\x19ER'
+    b'ROR_CODE_PROTOCOL_ERROR\x10\xf5.b\x06proto3',
     "vsrpc/v1/error.proto",
     globals(),
 )

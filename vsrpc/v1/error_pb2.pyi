@@ -61,6 +61,10 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """No such system service (unit)."""
     ERROR_CODE_UNIT_FAILED: _ErrorCode.ValueType  # 3010
     """The system service (unit) exists, but the action on it failed."""
+    ERROR_CODE_JOB_NOT_FOUND: _ErrorCode.ValueType  # 3011
+    """No such job: it was forgotten, or the daemon that ran it has ended."""
+    ERROR_CODE_WRONG_STATE: _ErrorCode.ValueType  # 3012
+    """What is asked for is there, but cannot be done in the state that it is in: a signal to a job that has ended."""
     ERROR_CODE_PERMISSION_DENIED: _ErrorCode.ValueType  # 4001
     """The policy, or the operating system, does not allow it."""
     ERROR_CODE_UNAUTHENTICATED: _ErrorCode.ValueType  # 4002
@@ -133,6 +137,10 @@ ERROR_CODE_UNIT_NOT_FOUND: ErrorCode.ValueType  # 3009
 """No such system service (unit)."""
 ERROR_CODE_UNIT_FAILED: ErrorCode.ValueType  # 3010
 """The system service (unit) exists, but the action on it failed."""
+ERROR_CODE_JOB_NOT_FOUND: ErrorCode.ValueType  # 3011
+"""No such job: it was forgotten, or the daemon that ran it has ended."""
+ERROR_CODE_WRONG_STATE: ErrorCode.ValueType  # 3012
+"""What is asked for is there, but cannot be done in the state that it is in: a signal to a job that has ended."""
 ERROR_CODE_PERMISSION_DENIED: ErrorCode.ValueType  # 4001
 """The policy, or the operating system, does not allow it."""
 ERROR_CODE_UNAUTHENTICATED: ErrorCode.ValueType  # 4002

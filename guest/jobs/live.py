@@ -1,0 +1,243 @@
+"""A job that runs on its own, in a thread of its own, with output that is read and input that is written by offset.
+
+`Job` (job.py) runs its processes; here is what is around them: logs, input, terminal, timeout, and how it ended. What
+is run, and whether it may, is the business of whoever makes one.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from typing import Callable, Mapping
+
+from guest.errors import error
+from guest.jobs.feed import InputFeed
+from guest.jobs.job import CannotExecute, Input, Job, JobCancelled, JobSignalled, JobTimeout, NoInput, Status
+from guest.jobs.log import OutputLog
+from guest.jobs.process_tree import User
+from guest.jobs.terminal import open_terminal, set_size
+from guest.os_errors import printable
+from guest.policy.commands_syntax import CommandSyntaxError
+from vsrpc.deadline import Deadline
+from vsrpc.errors import RpcError
+
+TIMED_OUT = 124
+"""Exit code of a job that ran into its timeout, as of timeout(1)."""
+
+KILLED = 137
+"""Exit code of a job that was killed before it could tell one: 128 + SIGKILL."""
+
+FAILED = 126
+"""Exit code of a job of which a part was refused or could not run."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a job is. `run` runs it to its end on a Job, and raises what Script.run and Job.run raise."""
+
+    run: Callable[[Job], Status]
+    shown: str
+    """The command, for people."""
+    environment: Mapping[str, str]
+    directory: str
+    user: str
+    log_size: int
+    """Bytes kept of each output."""
+    close: Callable[[], None]
+    """Called once, when it has ended or is not started: lets go of what `run` needs."""
+    timeout: float | None = None
+    run_as: User | None = None
+    stdin: bool = False
+    terminal: tuple[int, int] | None = None
+    """Rows and columns."""
+    hold_output: bool = False
+
+
+class LiveJob:
+    """One job. Everything but `start` may be called from any thread."""
+
+    def __init__(self, job_id: str, spec: Spec) -> None:
+        self.id = job_id
+        self.spec = spec
+        self.changed = threading.Condition()
+        """Notified of all that happens; guards what is below."""
+        self.started = time.time()
+        self.ended = 0.0
+        self.status: Status | None = None
+        """How it ended."""
+        self.failure: RpcError | None = None
+        """Why it ended without having run all of it."""
+        self.timed_out = False
+        self.stdout = OutputLog(spec.log_size, self.changed, hold=spec.hold_output)
+        self.stderr = OutputLog(spec.log_size, self.changed, hold=spec.hold_output)
+        self.feed: InputFeed | None = None
+        self._leader = -1
+        self._job = self._prepare()
+        self._thread = threading.Thread(target=self._run, name=f"vsrpc-job-{job_id}", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    @property
+    def pid(self) -> int:
+        """The first process of what runs, or ran last."""
+        return self._job.pid
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, and all of its output is in the logs."""
+        return self.status is not None
+
+    def attend(self, stdout: int, stderr: int) -> None:
+        """A reader has the outputs up to there, and stays."""
+        made_room = [self.stdout.attend(stdout), self.stderr.attend(stderr)]
+        if any(made_room):
+            self._job.wake()
+            self.poke()
+
+    def write(self, offset: int, content: bytes, eof: bool, deadline: Deadline) -> None:
+        """Give it input; returns when all was taken, at the deadline, or when nobody reads.
+
+        Raises ValueError: see InputFeed.take.
+        """
+        feed = self.feed
+        if feed is None:
+            raise ValueError("the job was started without input")
+        with self.changed:
+            while not feed.take(offset, content, eof) and not deadline.expired:
+                self._job.wake()
+                self.changed.wait(deadline.remaining())
+        self._job.wake()
+
+    def signal(self, number: int) -> bool:
+        """Send a signal to all of its processes; False where it has ended."""
+        self._job.signal(number)
+        return not self.over
+
+    def resize(self, rows: int, columns: int) -> bool:
+        """Change the size of its terminal; False where it has none."""
+        with self.changed:
+            if self._leader < 0:
+                return False
+            set_size(self._leader, rows, columns)
+            return True
+
+    def kill(self) -> None:
+        """End it: SIGTERM, and soon SIGKILL."""
+        self._job.cancel()
+
+    def poke(self) -> None:
+        """Let whoever waits look again at what it waits for."""
+        with self.changed:
+            self.changed.notify_all()
+
+    def wait(self, deadline: Deadline, until: Callable[[], bool]) -> None:
+        """Wait until `until()`, which is called with the lock held, or the deadline."""
+        with self.changed:
+            while not until() and not deadline.expired:
+                self.changed.wait(deadline.remaining())
+
+    def join(self, seconds: float | None = None) -> None:
+        """Wait for its end."""
+        self._thread.join(seconds)
+
+    @property
+    def kept(self) -> int:
+        """Bytes of output that are there."""
+        with self.changed:
+            return self.stdout.end - self.stdout.start + self.stderr.end - self.stderr.start
+
+    def close(self) -> None:
+        """Forget its output; only after its end."""
+        self.stdout.close()
+        self.stderr.close()
+
+    # -- its own thread
+
+    def _prepare(self) -> Job:
+        spec = self.spec
+        stdin: Input = NoInput()
+        if spec.terminal is not None:
+            stdin.close()
+            stdin = self._use_terminal(*spec.terminal)
+        else:
+            self.stdout.open_pipe()
+            self.stderr.open_pipe()
+            if spec.stdin:
+                stdin.close()
+                stdin = self.feed = InputFeed(self.changed)
+        return Job(
+            spec.environment,
+            spec.directory,
+            Deadline(spec.timeout),
+            self.stdout,
+            self.stderr,
+            stdin,
+            spec.run_as,
+        )
+
+    def _use_terminal(self, rows: int, columns: int) -> InputFeed:
+        leader, follower = open_terminal(rows, columns)
+        self._leader = os.dup(leader)
+        self.feed = InputFeed(self.changed, os.dup(leader))
+        self.feed.reader = follower
+        self.stdout.use_terminal(leader, os.dup(follower))
+        self.stderr.writer = os.dup(follower)
+        return self.feed
+
+    def _run(self) -> None:
+        status, failure = Status(FAILED), None
+        try:
+            status = self.spec.run(self._job)
+        except JobTimeout:
+            self.timed_out, status = True, Status(TIMED_OUT)
+        except JobSignalled as end:
+            status = end.status
+        except JobCancelled:
+            status = Status(KILLED, "SIGKILL")
+        except CannotExecute as wrong:
+            program = printable(wrong.program)
+            failure = error("CMD_EXEC_FAILED", f"Cannot execute: {program} ({wrong.why})", command=program)
+        except CommandSyntaxError as wrong:
+            failure = error("INVALID_PARAMS", f"command: {wrong}", field="command")
+        except RpcError as refusal:
+            failure = refusal
+        except BaseException as defect:
+            failure = error("INTERNAL_ERROR", f"the job failed: {defect!r}")
+            raise
+        finally:
+            self.spec.close()
+            self._drain()
+            self._end(status, failure)
+
+    def _drain(self) -> None:
+        """Take what is still in the pipes, also where that has to wait for a reader; a process that the command left
+        behind may hold them, and is not waited for."""
+        for output in (self.stdout, self.stderr):
+            output.close_writer()
+            if output.reader < 0:
+                continue
+            left = output.waiting()
+            while left > 0 and not output.ended:
+                before = output.end
+                output.read(left)
+                left -= output.end - before
+                if output.has_room and output.end == before:
+                    break
+                self.wait(output.patience, lambda output=output: output.has_room)  # type: ignore[misc]
+
+    def _end(self, status: Status, failure: RpcError | None) -> None:
+        self.stdout.close_reader()
+        self.stderr.close_reader()
+        self._job.close_input()
+        with self.changed:
+            if self._leader >= 0:
+                os.close(self._leader)
+                self._leader = -1
+            self.failure = failure
+            self.status = status
+            self.ended = time.time()
+            self.changed.notify_all()

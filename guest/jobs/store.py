@@ -1,0 +1,121 @@
+"""All jobs: those that run, and those that ended and are kept for who may still ask for them."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from typing import Callable
+
+from guest.errors import error
+from guest.jobs.live import LiveJob, Spec
+from vsrpc.errors import RpcError, busy
+
+MAX_JOBS = 256
+"""Jobs that run at a time."""
+
+KEPT_JOBS = 256
+"""Jobs that are kept after their end."""
+
+KEPT_BYTES = 64 * 1024 * 1024
+"""Bytes of output that are kept after the end of their jobs."""
+
+KEPT_SECONDS = 3600.0
+"""How long a job is kept after its end."""
+
+_STOP_TIME = 5.0  # seconds for all jobs to end when the daemon stops
+
+
+class JobStore:
+    """Jobs by id. Thread-safe."""
+
+    def __init__(self, max_jobs: int = MAX_JOBS, clock: Callable[[], float] = time.time) -> None:
+        self._max_jobs = max_jobs
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._jobs: dict[str, LiveJob] = {}
+        self._stopped = False
+
+    def start(self, spec: Spec) -> LiveJob:
+        """Start a job. Raises RpcError BUSY when too many run."""
+        try:
+            with self._lock:
+                self._forget_old()
+                if self._stopped:
+                    raise error("SERVICE_UNAVAILABLE", "The daemon is stopping; try again in a moment")
+                running = sum(not job.over for job in self._jobs.values())
+                if running >= self._max_jobs:
+                    raise busy(f"{running} jobs run already", "limits.jobs", self._max_jobs)
+                job = LiveJob(secrets.token_hex(4), spec)
+                self._jobs[job.id] = job
+        except BaseException:
+            spec.close()
+            raise
+        job.start()
+        return job
+
+    def get(self, job_id: str) -> LiveJob:
+        """The job of that id. Raises RpcError JOB_NOT_FOUND."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+        if job is None:
+            raise _not_found(job_id)
+        return job
+
+    def all(self) -> list[LiveJob]:
+        """All jobs, the oldest first."""
+        with self._lock:
+            self._forget_old()
+            return list(self._jobs.values())
+
+    def forget(self, job_id: str, kill: bool) -> None:
+        """Drop a job that has ended, or, if told to, end it first. Raises RpcError WRONG_STATE for one that runs."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+        if job is None:
+            return
+        if not job.over:
+            if not kill:
+                message = f"Job {job_id} still runs: kill it first, or wait for its end"
+                raise error("WRONG_STATE", message, job_id=job_id)
+            job.kill()
+            job.join()
+        with self._lock:
+            self._drop(job_id)
+
+    def stop(self) -> None:
+        """End all jobs, and take no more."""
+        with self._lock:
+            self._stopped = True
+            jobs = list(self._jobs.values())
+        for job in jobs:
+            job.kill()
+        until = time.monotonic() + _STOP_TIME
+        for job in jobs:
+            job.join(max(0.0, until - time.monotonic()))
+        with self._lock:
+            for job in jobs:
+                if job.over:
+                    self._drop(job.id)
+
+    def _forget_old(self) -> None:
+        """Forget ended jobs: those of long ago, and the oldest of too many, or of too much output."""
+        ended = sorted((job for job in self._jobs.values() if job.over), key=lambda job: job.ended, reverse=True)
+        now, bytes_kept = self._clock(), 0
+        for number, job in enumerate(ended):
+            bytes_kept += job.kept
+            if number >= KEPT_JOBS or now - job.ended > KEPT_SECONDS or (number and bytes_kept > KEPT_BYTES):
+                self._drop(job.id)
+
+    def _drop(self, job_id: str) -> None:
+        job = self._jobs.pop(job_id, None)
+        if job is not None:
+            job.close()
+
+
+def _not_found(job_id: str) -> RpcError:
+    shown = repr(job_id[:64])
+    message = (
+        f"No such job: {shown} (it was forgotten, or ended too long ago, or with its daemon; List tells what is there)"
+    )
+    return error("JOB_NOT_FOUND", message, job_id=job_id[:64])

@@ -1,0 +1,249 @@
+"""Jobs of the guest, seen from here: started, followed over links that break, fed, and ended.
+
+Nothing here prints or knows a terminal: output goes to a function, input comes from one.
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Callable, Mapping, Protocol
+
+from host.backend import Buffer, Reply
+from host.errors import RPCError, failure
+
+READ_SIZE = 2 * 1024 * 1024
+"""Bytes asked for in one reply."""
+
+HELD_SIZE = 8 * 1024 * 1024
+"""Bytes of each output that the guest keeps of a job that waits for us: some replies' worth."""
+
+_READ_WAIT = 20.0  # seconds for which the guest waits for output before it says that there is none
+_ANSWER_TIME = 15.0  # seconds more until a reply is given up
+_BREATH = 0.2  # seconds between attempts while nobody answers
+
+# While we cannot take more output, the guest is told so often that we are still there; it waits for a minute.
+_HEARTBEAT = 15.0
+
+# What a link that is about to heal makes of calls.
+_TRANSIENT = frozenset(
+    ("CONNECTION_LOST", "CONNECTION_REFUSED", "READ_TIMEOUT", "WRITE_TIMEOUT", "SERVICE_UNAVAILABLE", "BUSY")
+)
+
+Info = Mapping[str, Any]
+"""The fields of a JobInfo."""
+
+
+class Calls(Protocol):
+    """What is needed of the client (host.calls.Calls)."""
+
+    def reply(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Reply:
+        """Call an rpc and wait."""
+
+    def start(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Pending:
+        """Begin a call that may be repeated."""
+
+
+class Pending(Protocol):
+    """A call under way."""
+
+    def result(self) -> Reply:
+        """Wait for its reply."""
+
+    def cancel(self) -> None:
+        """Give it up."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Some of what a job wrote; `lost` are bytes that were dropped before them."""
+
+    name: str
+    content: Buffer
+    lost: int = 0
+
+
+Sink = Callable[[Output], None]
+
+
+class Left(Exception):
+    """Whoever followed the job did not want to any more; it goes on."""
+
+
+class RemoteJob:
+    """One job. `patience`: seconds without an answer after which a broken link is given up; the job goes on then."""
+
+    def __init__(self, calls: Calls, job_id: str, patience: float = 300.0) -> None:
+        self.id = job_id
+        self._calls = calls
+        self._patience = patience
+        self._offsets = {"stdout": 0, "stderr": 0}
+        self._input = 0
+        self._left = False
+        self._pending: Pending | None = None
+
+    @classmethod
+    def start(cls, calls: Calls, fields: Mapping[str, Any], timeout: float | None = None) -> tuple[RemoteJob, Info]:
+        """Start a job, and what is known of it then. Raises RPCError."""
+        info = calls.reply("Job", "Start", fields, timeout).data["job"]
+        return cls(calls, info["job_id"]), info
+
+    def follow(self, sink: Sink) -> Info:
+        """Hand its output to the sink until it has ended; what is known of it then. Raises RPCError."""
+        beating = threading.Event()
+        heart = threading.Thread(target=self._beat, args=(beating,), name="vsrpc-heartbeat", daemon=True)
+        heart.start()
+        try:
+            self._pending = self._read(_READ_WAIT)
+            while True:
+                reply = self._again(self._pending, lambda: self._read(_READ_WAIT))
+                outputs = self._take(reply)
+                info: Info = reply.data["job"]
+                over = info["output_ended"] and all(
+                    self._offsets[name] >= info[f"{name}_size"] for name in self._offsets
+                )
+                if not over:
+                    self._pending = self._read(_READ_WAIT)  # on its way while the sink takes this
+                for output in outputs:
+                    sink(output)
+                if over:
+                    return info
+        finally:
+            if self._pending is not None:
+                self._pending.cancel()  # does nothing where it has ended
+            beating.set()
+            heart.join()
+
+    def leave(self) -> None:
+        """Let `follow`, in another thread, raise Left soon."""
+        self._left = True
+        if self._pending is not None:
+            self._pending.cancel()
+
+    def kept(self, sink: Sink) -> Info:
+        """Hand what is there of its output to the sink, and wait for no more."""
+        while True:
+            reply = self._again(self._read(0), lambda: self._read(0))
+            outputs = self._take(reply)
+            for output in outputs:
+                sink(output)
+            if not any(len(output.content) for output in outputs):
+                info: Info = reply.data["job"]
+                return info
+
+    def skip_to(self, info: Info) -> None:
+        """Leave out what it wrote before."""
+        self._offsets = {name: info[f"{name}_size"] for name in self._offsets}
+
+    def feed(self, source: Callable[[], bytes]) -> None:
+        """Give it input, as `source` gives it, until that is empty or nobody reads. Raises RPCError."""
+        while True:
+            content = source()
+            if not self.write(content, eof=not content) or not content:
+                return
+
+    def write(self, content: bytes, eof: bool = False) -> bool:
+        """Give it bytes, and wait until they are taken; False where nobody reads them."""
+        begin, end = self._input, self._input + len(content)
+        while True:
+            fields = {"job_id": self.id, "offset": self._input, "content": content[self._input - begin :], "eof": eof}
+            reply = self._patiently("Write", {**fields, "wait": _READ_WAIT})
+            self._input = int(reply.data["offset"])
+            if reply.data["closed"]:
+                return False
+            if self._input >= end:
+                return True
+
+    def signal(self, name: str) -> None:
+        """Send a signal to all of its processes. Raises RPCError."""
+        self._calls.reply("Job", "Signal", {"job_id": self.id, "signal": name})
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Change the size of its terminal. Raises RPCError."""
+        self._calls.reply("Job", "Resize", {"job_id": self.id, "rows": rows, "columns": columns})
+
+    def info(self, wait: float = 0.0) -> Info:
+        """What is known of it, after waiting so many seconds for its end. Raises RPCError."""
+        fields = {"job_id": self.id, "wait": wait}
+        info: Info = self._calls.reply("Job", "Wait", fields, wait + _ANSWER_TIME).data["job"]
+        return info
+
+    def forget(self, kill: bool = False) -> None:
+        """Drop it and its output. Raises RPCError."""
+        self._calls.reply("Job", "Forget", {"job_id": self.id, "kill": kill})
+
+    def _read(self, wait: float) -> Pending:
+        fields = {
+            "job_id": self.id,
+            "stdout_offset": self._offsets["stdout"],
+            "stderr_offset": self._offsets["stderr"],
+            "max_bytes": READ_SIZE,
+            "wait": wait,
+        }
+        return self._calls.start("Job", "Read", fields, wait + _ANSWER_TIME)
+
+    def _take(self, reply: Reply) -> list[Output]:
+        outputs = []
+        for name, content in (("stdout", _stdout(reply)), ("stderr", _text(reply.data, "stderr"))):
+            begin = int(reply.data[f"{name}_offset"])
+            lost = begin - self._offsets[name]
+            if len(content) or lost:
+                outputs.append(Output(name, content, lost))
+            self._offsets[name] = begin + len(content)
+        return outputs
+
+    def _again(self, pending: Pending, anew: Callable[[], Pending]) -> Reply:
+        """The reply of a call, which is made anew for as long as there is patience with the link."""
+        begun: float | None = None
+        while True:
+            try:
+                return pending.result()
+            except RPCError as error:
+                begun = self._bear(error, begun)
+            pending = anew()
+
+    def _patiently(self, rpc: str, fields: Mapping[str, Any]) -> Reply:
+        begun: float | None = None
+        while True:
+            try:
+                return self._calls.reply("Job", rpc, fields, _READ_WAIT + _ANSWER_TIME)
+            except RPCError as error:
+                begun = self._bear(error, begun)
+
+    def _bear(self, error: RPCError, begun: float | None) -> float:
+        if self._left:
+            raise Left from error
+        now = time.monotonic()
+        begun = now if begun is None else begun
+        if error.reason not in _TRANSIENT:
+            raise error
+        if now - begun > self._patience:
+            raise failure(
+                error.reason, f"{error.message}; the job {self.id} may go on in the guest: attach to it later"
+            ) from error
+        time.sleep(_BREATH)
+        return begun
+
+    def _beat(self, over: threading.Event) -> None:
+        """Say that we are there, also while the sink takes its time."""
+        while not over.wait(_HEARTBEAT):
+            fields = {"job_id": self.id, **{f"{name}_offset": at for name, at in self._offsets.items()}, "max_bytes": 1}
+            try:
+                self._calls.reply("Job", "Read", fields)
+            except RPCError:
+                pass  # the one who follows will notice
+
+
+def _stdout(reply: Reply) -> Buffer:
+    return reply.content if "stdout" not in reply.data or len(reply.content) else _text(reply.data, "stdout")
+
+
+def _text(data: Mapping[str, Any], name: str) -> Buffer:
+    """Bytes of an output, which JSON gives as text, exact only where it is text."""
+    value = data.get(name, b"")
+    exact = data.get(f"{name}_base64")
+    if exact:
+        return base64.b64decode(exact)
+    return value.encode() if isinstance(value, str) else value

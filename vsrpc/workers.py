@@ -1,0 +1,81 @@
+"""The threads that run calls: so many at a time, not counting those that only wait for something."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from typing import Any, Callable, Iterator, Tuple
+
+Task = Tuple[Callable[..., None], Tuple[Any, ...]]
+
+
+class WorkerPool:
+    """At most `workers` tasks run at a time, in the order in which they came. Threads are made when they are needed.
+
+    Tasks raise nothing.
+    """
+
+    def __init__(self, workers: int, name: str) -> None:
+        self._wanted = workers
+        self._name = name
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # all below, and _wanted
+        self._threads: set[threading.Thread] = set()
+        self._number = 0
+        self._unclaimed = 0  # tasks in the queue, less the threads that wait for one
+        self._over = False
+
+    def submit(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Run a task when its turn comes. Raises RuntimeError after shutdown()."""
+        with self._lock:
+            if self._over:
+                raise RuntimeError("the pool is shut down")
+            self._unclaimed += 1
+            if self._unclaimed > 0:
+                self._add_thread()
+        self._tasks.put((function, arguments))
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """For a task, around what waits for others: meanwhile another task may run in its place."""
+        with self._lock:
+            self._wanted += 1
+            if self._unclaimed > 0:
+                self._add_thread()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._wanted -= 1
+
+    def shutdown(self) -> None:
+        """Take no more tasks, and wait until those that were taken have run."""
+        with self._lock:
+            self._over = True
+            threads = list(self._threads)
+        for _ in threads:
+            self._tasks.put(None)
+        for thread in threads:
+            thread.join()
+
+    def _add_thread(self) -> None:
+        if len(self._threads) < self._wanted and not self._over:
+            self._number += 1
+            thread = threading.Thread(target=self._work, name=f"{self._name}_{self._number}", daemon=True)
+            thread.start()
+            self._threads.add(thread)
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if len(self._threads) > self._wanted:  # what this one stood in for is back
+                    self._threads.discard(threading.current_thread())
+                    return
+                self._unclaimed -= 1
+            task = self._tasks.get()
+            if task is None:
+                return
+            function, arguments = task
+            function(*arguments)
+            del task, function, arguments  # what a call held must not wait for the next one
