@@ -40,8 +40,8 @@ cp "$root"/bin/busybox {out}/boot/
 cp -R "$root"/usr/lib/modules {out}/boot/
 chmod -R a+rwX {out}/boot
 """
-# At this time /proc, /sys and /dev are mounted in the chroot, and services are kept from being started in it. Neither may
-# be copied.
+# At this time /proc, /sys and /dev are mounted in the chroot, and services are kept from being started in it: neither
+# may be copied.
 MKFS = """
 set -eu
 rm -f "$1/usr/sbin/policy-rc.d"
