@@ -43,7 +43,7 @@ class JobService(JobServicer):
     """Serves Job. `max_reply` is the largest reply in bytes; `stop` ends all jobs."""
 
     def __init__(self, policy: CommandPolicy, store: JobStore, max_reply: int, limits: LimitsConfig) -> None:
-        self._policy = policy
+        self.policy = policy
         self._limits = limits
         self._store = store
         self._max_content = max_reply // 2
@@ -54,8 +54,8 @@ class JobService(JobServicer):
 
     def Start(self, request: pb.JobStartRequest, context: ServicerContext) -> pb.JobStartResponse:
         """Start a command."""
-        context.notes["rule"] = self._policy.rule
-        spec = judge(self._policy, request, self._limits)
+        context.notes["rule"] = self.policy.rule
+        spec = judge(self.policy, request, self._limits)
         context.begins()
         job = self._store.start(spec)
         context.notes["job_id"] = job.id

@@ -58,13 +58,11 @@ def _guest(docs: Path) -> Tree:
         add(tree, f"usr/lib/vsrpc-guest/{path}", PROJECT / path)
     private = 'sys.path.insert(0, "/usr/lib/vsrpc-guest")'
     _launcher(tree, "vsrpc-guest", "guest.__main__", " -I", f"\n{private}")
-    unit = (PROJECT / "guest/systemd/vsrpc-guest.service").read_text(encoding="utf-8")
-    if UNIT_PROGRAM not in unit:
-        raise DistError(f"guest/systemd/vsrpc-guest.service does not start {UNIT_PROGRAM}")
-    tree["usr/lib/systemd/system/vsrpc-guest.service"] = (
-        unit.replace(UNIT_PROGRAM, "/usr/bin/vsrpc-guest").encode(),
-        False,
-    )
+    for name in ("vsrpc-guest.service", "vsrpc-jobs.service"):
+        unit = (PROJECT / "guest/systemd" / name).read_text(encoding="utf-8")
+        if UNIT_PROGRAM not in unit:
+            raise DistError(f"guest/systemd/{name} does not start {UNIT_PROGRAM}")
+        tree[f"usr/lib/systemd/system/{name}"] = (unit.replace(UNIT_PROGRAM, "/usr/bin/vsrpc-guest").encode(), False)
     add(tree, "usr/lib/udev/rules.d/60-vsrpc.rules", PROJECT / "guest/systemd/60-vsrpc.rules")
     add(tree, "etc/vsrpc/guest.yaml", PROJECT / "guest/config.yaml")
     _documentation(tree, "vsrpc-guest", 8, docs)
