@@ -13,8 +13,8 @@ BENCH_OPTIONS = $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(ROUND
         $(if $(JSON),--json $(JSON))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run setup-peers setup-fuzz proto lint format types layers generated unit check test e2e \
-        matrix peers conformance fuzz soak bench bench-local demo vm vm-stop vm-test clean
+.PHONY: help setup setup-run setup-peers setup-fuzz docs proto lint format types layers generated unit check test e2e \
+        matrix peers conformance fuzz soak bench bench-local demo vm vm-stop vm-test dist clean
 
 help: ## Describe every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,11 +33,14 @@ setup-run: ## Make .venv with what running vsrpc needs
 setup: ## Make .venv with the development tools too
 	@sh scripts/setup.sh dev
 
-setup-peers: setup ## Get the programs of other projects that tests talk to: curl, Go, Node.js
+setup-peers: setup ## Get the programs of other projects that tests use: curl, Go, Node.js, zsh …
 	@sh scripts/setup.sh peers
 
 setup-fuzz: setup ## Get what fuzzing needs: atheris
 	@sh scripts/setup.sh fuzz
+
+docs: setup ## Write docs/cli.md, in all languages, from the parsers
+	@$(PY) scripts/cli_docs.py --pages
 
 proto: setup ## Generate the code of the schema into vsrpc/v1
 	$(PY) scripts/generate.py
@@ -45,6 +48,7 @@ proto: setup ## Generate the code of the schema into vsrpc/v1
 lint: setup ## Lint and check the format of all code
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/shellcheck scripts/*.sh scripts/check-generated .ci/run
 
 format: setup ## Format all code and mend what lint can mend
 	$(VENV)/bin/ruff check --fix .
@@ -91,6 +95,9 @@ vm-stop: ## Stop the VM that `make vm` started
 
 vm-test: setup setup-peers ## End-to-end tests on the real VM
 	VSRPC_REQUIRE_VM=1 $(PYTEST) -m vm tests
+
+dist: setup ## Build what is given to users into dist/; ONLY=bundle: the guest bundle, which needs no network in the guest
+	$(PY) scripts/dist $(ONLY)
 
 clean: ## Remove what was built here (not the cached VM image)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

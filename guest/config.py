@@ -7,6 +7,7 @@ last place looked at. Nothing here acts on a setting.
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 
 from vsrpc.yamlconfig import (
@@ -118,6 +119,17 @@ class ServicesConfig:
 
 
 @dataclass(frozen=True)
+class OperationsConfig:
+    """Which operations on the guest as a machine callers may do."""
+
+    power: bool = key(boolean, False)
+    freeze: bool = key(boolean, False)
+    trim: bool = key(boolean, True)
+    set_time: bool = key(boolean, True)
+    set_hostname: bool = key(boolean, True)
+
+
+@dataclass(frozen=True)
 class SecurityConfig:
     """What callers may do."""
 
@@ -126,7 +138,7 @@ class SecurityConfig:
     key_file: str = key(absolute_path, "/etc/vsrpc/keys")
     """The keys that callers may sign with."""
     replay_window: float = key(seconds(1, 3600), 300.0)
-    """Seconds by which a signature's time may differ from the guest's clock."""
+    """Seconds by which a signature's time may differ from the one that the daemon tells its clients."""
     allowed_commands: tuple[str, ...] | None = key(or_null(list_of(_command_name)), _BUILT_IN_COMMANDS)
     """Names; empty for the built-in list; None for any command, run by the shell."""
     allowed_paths: tuple[AllowedPath, ...] = key(list_of(_allowed_path), _PATHS)
@@ -136,6 +148,11 @@ class SecurityConfig:
     allowed_units: tuple[str, ...] | None = key(or_null(list_of(_unit_pattern)), None)
     """Units that ServiceManager may touch: names or patterns; None for all."""
     allowed_unit_actions: tuple[str, ...] = key(list_of(one_of(UNIT_ACTIONS)), UNIT_ACTIONS)
+    login_shell: bool = key(boolean, False)
+    """Whether callers may have an interactive shell, in which allowed_commands does not hold."""
+    operations: OperationsConfig = section(OperationsConfig)
+    allow_update: bool = key(boolean, False)
+    """Whether callers may replace the daemon."""
     services: ServicesConfig = section(ServicesConfig)
 
 
@@ -147,6 +164,8 @@ class LimitsConfig:
     """Calls in a second, on average; as many may come at once."""
     commands: int | None = key(or_null(integer(1, 256)), None)
     """Commands that run at a time."""
+    jobs: int = key(integer(1, 1024), 256)
+    """Jobs that run at a time."""
     uploads: int = key(integer(1, 1024), 32)
     """Uploads open at a time."""
     upload_idle: float = key(seconds(10, 86400), 900.0)
@@ -205,12 +224,50 @@ def find(path: str | None) -> str:
     """The file to read: the one asked for, else the system's if there is one, else the packaged one."""
     if path is not None:
         return path
-    return SYSTEM_FILE if os.path.exists(SYSTEM_FILE) else PACKAGED_FILE
+    try:
+        os.lstat(SYSTEM_FILE)
+    except (FileNotFoundError, NotADirectoryError):
+        return PACKAGED_FILE
+    except OSError:  # it may be there: reading it will tell why it cannot be used
+        pass
+    return SYSTEM_FILE
 
 
 def load(path: str) -> GuestConfig:
-    """Read and validate a configuration file; raises ConfigError, whose text names the file, the line and the key."""
-    return load_config(path, GuestConfig)
+    """Read and validate a configuration file; raises ConfigError, whose text names the file, the line and the key.
+
+    Also for a file that others could have written.
+    """
+    _check_trusted(path)
+    config = load_config(path, GuestConfig)
+    if config.limits.buffered < config.server.max_request_size:
+        raise ConfigError(
+            f"{path}: limits.buffered is {config.limits.buffered}, less than server.max_request_size, which is "
+            f"{config.server.max_request_size}: no request of that size would fit; raise the one or lower the other"
+        )
+    return config
+
+
+def _check_trusted(path: str) -> None:
+    places = {os.path.dirname(each) for each in (os.path.abspath(path), os.path.realpath(path))}
+    try:
+        status = os.stat(path)
+        directories = {place: os.stat(place) for place in sorted(places)}
+    except OSError:
+        return  # reading it tells
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{path}: cannot read this configuration file: it is not a regular file")
+    files = {path: status, **{place: each for place, each in directories.items() if not each.st_mode & stat.S_ISVTX}}
+    for file, each in files.items():
+        if each.st_mode & stat.S_IWOTH:
+            raise ConfigError(f"{path}: not trusted: every user may write {file}; run: chmod o-w {file}")
+    if os.geteuid() != 0 or os.path.realpath(path) != os.path.realpath(SYSTEM_FILE):
+        return
+    for file, each in files.items():
+        if each.st_uid != 0:
+            raise ConfigError(f"{path}: not trusted: {file} belongs to user {each.st_uid}; run: chown root {file}")
+        if each.st_mode & stat.S_IWGRP and each.st_gid != 0:
+            raise ConfigError(f"{path}: not trusted: group {each.st_gid} may write {file}; run: chmod g-w {file}")
 
 
 __all__ = ["ConfigError", "GuestConfig", "LoggingConfig", "SecurityConfig", "ServerConfig", "find", "load"]

@@ -6,24 +6,32 @@ daemon.dispatcher)`, and run it.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import os
-import sys
+import secrets
+import threading
 import time
 from typing import Any, Callable
 
-import vsrpc
-from guest.config import GuestConfig
+from guest.audit.log import Audit
+from guest.audit.sink import sink
+from guest.authentication import authenticator, is_needed
+from guest.config import ConfigError, GuestConfig
 from guest.errors import ERRORS
+from guest.files.partial import Partials
 from guest.files.sessions import UploadSessions
+from guest.files.temps import TempFiles, state_directory
+from guest.files.upload import UploadSession
 from guest.jobs.store import JobStore
-from guest.policy.commands import CommandPolicy
-from guest.policy.paths import PathPolicy
+from guest.policies import policies
 from guest.services.file import FileService
 from guest.services.job import JobService
+from guest.services.job_proxy import JobProxy
+from guest.services.machine import MachineService, Operations
 from guest.services.service_manager import ServiceManagerService
 from guest.services.shell import ShellServicer
 from guest.services.system import SystemService
+from guest.services.updates import Updates
 from vsrpc._version import __version__
 from vsrpc.context import ServicerContext
 from vsrpc.dispatcher import Dispatcher
@@ -32,6 +40,7 @@ from vsrpc.server import Server
 from vsrpc.transports import Listener
 from vsrpc.v1.file_vsrpc import add_FileServicer_to_server
 from vsrpc.v1.job_vsrpc import add_JobServicer_to_server
+from vsrpc.v1.machine_vsrpc import add_MachineServicer_to_server
 from vsrpc.v1.service_vsrpc import add_ServiceManagerServicer_to_server
 from vsrpc.v1.shell_vsrpc import add_ShellServicer_to_server
 from vsrpc.v1.system_vsrpc import add_SystemServicer_to_server
@@ -42,43 +51,103 @@ _log = logging.getLogger(__name__)
 _FREQUENT = frozenset(("/vsrpc.v1.System/Ping", "/vsrpc.v1.File/UploadChunk", "/vsrpc.v1.File/DownloadChunk"))
 
 
-class Daemon:
-    """The guest's services on a server. `config_file` is where the configuration came from: callers cannot touch it."""
+_PARTIALS_INTERVAL = 3600.0  # seconds between looks for what interrupted uploads have left for too long
 
-    def __init__(self, config: GuestConfig, config_file: str) -> None:
+
+class Daemon:
+    """The guest's services on a server. `config_file` is where the configuration came from: callers cannot touch it.
+    `address`: where it will serve, which may decide whether callers must sign (None: the configured port).
+
+    Raises ConfigError where they must and there is no key, and where what the configuration names cannot be used.
+    """
+
+    def __init__(
+        self, config: GuestConfig, config_file: str, address: str | None = None, *, job_keeper: bool = False
+    ) -> None:
+        """`job_keeper`: jobs are run by a process of their own, which outlives this one (guest.keeper)."""
+        self._security = config.security
+        judge = authenticator(config.security, config.device.path if address is None else address)
+        policy = policies(config, config_file)
+        instance = secrets.token_hex(16)
+        self._audit: Audit | None = None
+        if config.audit.enabled:
+            self._audit = Audit(sink(config.audit), instance, lambda path: self.dispatcher.method(path))
+            self._audit.event("start", version=__version__, config=config_file)
+        log_call = (_log_call,) if self._audit is None else (self._audit, _log_call)
         self.dispatcher = Dispatcher(
             errors=ERRORS,
             max_request_size=config.server.max_request_size,
             request_timeout=config.server.request_timeout,
-            interceptors=(_log_call,),
+            interceptors=(*log_call, policy.switches.intercept),
+            on_refused=None if self._audit is None else self._audit.refused,
         )
-        paths = PathPolicy([each.path for each in config.security.allowed_paths], own=[config_file, *_program_places()])
-        self._files = FileService(paths, config.server.max_request_size, UploadSessions())
-        add_SystemServicer_to_server(SystemService(), self.dispatcher)
-        commands = CommandPolicy(config.security.allowed_commands, paths)
-        add_ShellServicer_to_server(ShellServicer(commands), self.dispatcher)
-        self._jobs = JobService(commands, JobStore(), config.server.max_request_size)
+        self._stopped = threading.Event()
+        limits = config.limits
+        self._temps = TempFiles(state_directory())
+        sessions = UploadSessions(limits, on_dropped=self._upload_dropped)
+        max_reply = config.server.max_request_size
+        self._partials = Partials(state_directory())
+        self._files = FileService(policy.paths, max_reply, sessions, limits.free_space, self._temps, self._partials)
+        add_SystemServicer_to_server(SystemService(Updates(config.security.allow_update)), self.dispatcher)
+        add_ShellServicer_to_server(ShellServicer(policy.commands, limits=limits), self.dispatcher)
+        self._jobs: JobService | JobProxy
+        if job_keeper:
+            self._jobs = JobProxy(policy.commands, limits)
+        else:
+            self._jobs = JobService(policy.commands, JobStore(limits.jobs), max_reply, limits)
         add_JobServicer_to_server(self._jobs, self.dispatcher)
+        self._machine = MachineService(Operations(**dataclasses.asdict(config.security.operations)))
+        add_MachineServicer_to_server(self._machine, self.dispatcher)
         add_FileServicer_to_server(self._files, self.dispatcher)
-        add_ServiceManagerServicer_to_server(ServiceManagerService(), self.dispatcher)
-        self._server = Server(self.dispatcher, agent=f"vsrpc-guest/{__version__}", workers=config.server.workers)
+        add_ServiceManagerServicer_to_server(ServiceManagerService(policy.units), self.dispatcher)
+        self._server = Server(
+            self.dispatcher,
+            agent=f"vsrpc-guest/{__version__}",
+            instance=instance,
+            workers=config.server.workers,
+            queue=config.server.queue,
+            buffered=limits.buffered,
+            requests_per_second=limits.requests_per_second,
+            authenticator=judge,
+        )
 
     def serve(self, listener: Listener) -> None:
         """Serve the listener's peers until stop(). Raises OSError when it cannot."""
+        if self._server.authenticator is None and is_needed(self._security, listener.address):
+            listener.close()
+            raise ConfigError(f"callers at {listener.address} must sign: name that address when the Daemon is made")
+        if self._server.authenticator is not None:
+            _log.info("callers must sign their requests with a key of %s", self._security.key_file)
         _log.info("vsrpc-guest %s serves %s", __version__, listener.address)
+        # Beside the calls, since a network's file system may hang.
+        threading.Thread(target=self._remove_leftovers, name="vsrpc-leftovers", daemon=True).start()
         self._server.serve(listener)
 
     def stop(self) -> None:
         """End all calls and what they started, remove what was half uploaded, and make serve() return."""
+        self._stopped.set()
         self._server.stop()
         self._jobs.stop()
+        self._machine.stop()
         self._files.stop()
+        self._temps.close()
+        if self._audit is not None:
+            self._audit.close()
 
+    def _remove_leftovers(self) -> None:
+        self._temps.remove_leftovers(lambda path: self._event("removed", path=path))
+        while True:
+            self._partials.remove_old()
+            if self._stopped.wait(_PARTIALS_INTERVAL):
+                return
 
-def _program_places() -> list[str]:
-    """Where the daemon's own program is: a caller who may write there may do everything."""
-    packages = [os.path.dirname(os.path.abspath(module)) for module in (__file__, vsrpc.__file__)]
-    return packages + ([sys.prefix] if sys.prefix != sys.base_prefix else [])
+    def _upload_dropped(self, session_id: str, upload: UploadSession, why: str) -> None:
+        size = {"size": upload.size, "received": upload.received}
+        self._event("dropped", session_id=session_id[:8], path=upload.path, why=why, **size)
+
+    def _event(self, event: str, **fields: Any) -> None:
+        if self._audit is not None:
+            self._audit.event(event, **fields)
 
 
 def _log_call(proceed: Callable[[Any, ServicerContext], Any], request: Any, context: ServicerContext) -> Any:

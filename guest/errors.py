@@ -21,6 +21,12 @@ def error(reason: str, message: str, **data: object) -> RpcError:
     return RpcError(_RPC_CODES[reason], message, reason=reason, data={key: str(value) for key, value in data.items()})
 
 
+def too_large(what: str, size: int, rule: str, limit: int) -> RpcError:
+    """What a request ends with of which something has more bytes than the key `rule` of the configuration lets it."""
+    message = f"{what} has {size} bytes; at most {limit} are taken ({rule} in the guest's configuration)"
+    return error("TOO_LARGE", message, size=size, limit=limit, rule=rule)
+
+
 def _detail(number: int, data: Mapping[str, str]) -> ErrorDetail:
     message = error_pb2.ErrorDetail(data=data)
     message.code = number  # type: ignore[assignment] # enum fields take any number

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from typing import TYPE_CHECKING, Any, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, NoReturn
 from urllib.parse import urlencode
 
 from host.backend import Reply
@@ -46,6 +46,12 @@ def _job() -> tuple[Route, ...]:
     return JOB_ROUTES
 
 
+def _machine() -> tuple[Route, ...]:
+    from vsrpc.v1.machine_tables import MACHINE_ROUTES
+
+    return MACHINE_ROUTES
+
+
 def _service_manager() -> tuple[Route, ...]:
     from vsrpc.v1.service_tables import SERVICE_MANAGER_ROUTES
 
@@ -57,6 +63,7 @@ _ROUTES: Mapping[str, Callable[[], tuple[Route, ...]]] = {
     "Shell": _shell,
     "File": _file,
     "Job": _job,
+    "Machine": _machine,
     "ServiceManager": _service_manager,
 }
 
@@ -120,7 +127,7 @@ def _data_of(response: Response) -> dict[str, Any]:
     """`data` of the envelope; raises RPCError for an error in it or for what is no envelope."""
     try:
         envelope = json.loads(bytes(response.body))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _not_ours(f"HTTP status {response.status}, and the body is no JSON: {error}") from None
     if not isinstance(envelope, dict) or not isinstance(envelope.get("code"), int):
         raise _not_ours(f"HTTP status {response.status}, and the JSON is no envelope with a numeric `code`")
@@ -129,7 +136,14 @@ def _data_of(response: Response) -> dict[str, Any]:
         raise _not_ours("`data` of the envelope is no JSON object")
     if envelope["code"] != 0:
         raise RPCError(envelope["code"], str(envelope.get("message", "")), data)
-    return data
+    return _Fields(data)
+
+
+class _Fields(Dict[str, Any]):
+    """The fields of a reply. One that is missing and must be there is the guest's fault."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise _not_ours(f"the field {name!r} is missing")
 
 
 def _not_ours(what: str) -> RPCError:

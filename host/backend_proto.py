@@ -48,6 +48,12 @@ def _job() -> tuple[ServiceDescriptor, StubFactory]:
     return JOB_SERVICE, JobStub
 
 
+def _machine() -> tuple[ServiceDescriptor, StubFactory]:
+    from vsrpc.v1.machine_vsrpc import MACHINE_SERVICE, MachineStub
+
+    return MACHINE_SERVICE, MachineStub
+
+
 def _service_manager() -> tuple[ServiceDescriptor, StubFactory]:
     from vsrpc.v1.service_vsrpc import SERVICE_MANAGER_SERVICE, ServiceManagerStub
 
@@ -59,6 +65,7 @@ _SERVICES: Mapping[str, Callable[[], tuple[ServiceDescriptor, StubFactory]]] = {
     "Shell": _shell,
     "File": _file,
     "Job": _job,
+    "Machine": _machine,
     "ServiceManager": _service_manager,
 }
 

@@ -23,6 +23,7 @@ from vsrpc.errors import RpcError
 if TYPE_CHECKING:
     from host.copy import Done
     from host.local import LocalGuest
+    from vsrpc.auth import Key
     from vsrpc.channel import Channel
 
 __all__ = ["RPCError", "UsageError", "VirtioRPCClient"]
@@ -35,6 +36,9 @@ _EXEC_MARGIN = 10.0
 # As `virsh` and `systemctl` do: long enough for a service that takes its time to stop.
 _SERVICE_TIMEOUT = 95.0
 
+# For some megabytes over a slow port, and a slow disk to unpack them to.
+_UPDATE_TIMEOUT = 300.0
+
 
 class VirtioRPCClient:
     """A client of one guest.
@@ -43,7 +47,8 @@ class VirtioRPCClient:
     guest daemon). Times are in seconds; the defaults are those of host/config.yaml. `json=True` speaks JSON instead of
     protobuf. Use it as a context manager, or call connect() and disconnect(); without connect(), the first call
     connects. Threads may share it. `lock_dir` is where the clients of a port take turns (None: VSRPC_LOCK_DIR, or the
-    user's own); `on_wait` is told who holds the port, where that must be waited for.
+    user's own); `on_wait` is told who holds the port, where that must be waited for. `key` signs requests where the
+    guest wants that.
 
     Results are {"code": 0, "message": "success", "timestamp": unix seconds, "data": {…}} with the fields of the
     schema as data. A call that fails raises RPCError; a local file that cannot be used raises OSError; an argument that
@@ -63,6 +68,7 @@ class VirtioRPCClient:
         backoff_factor: float = 2.0,
         lock_dir: str | None = None,
         on_wait: Callable[[str], None] | None = None,
+        key: Key | None = None,
     ) -> None:
         self._target = socket_path
         self._json = json
@@ -75,6 +81,7 @@ class VirtioRPCClient:
             backoff_factor=backoff_factor,
             lock_dir=lock_dir,
             on_wait=on_wait,
+            key=key,
         )
         self._lock = threading.Lock()
         self._local: LocalGuest | None = None
@@ -128,9 +135,11 @@ class VirtioRPCClient:
         """Calls of any rpc by its names, for what has no method here: RemoteJob (host.jobs)."""
         return self._calls
 
-    def call(self, service: str, rpc: str, **fields: Any) -> dict[str, Any]:
-        """Call any rpc of the schema by its names; the fields of its request are arguments."""
-        return self._call(service, rpc, fields)
+    def call(
+        self, service: str, rpc: str, fields: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Call any rpc of the schema by its names; `fields` are those of its request. Data: those of its response."""
+        return self._call(service, rpc, fields, timeout)
 
     def ping(self, timeout: float | None = None) -> dict[str, Any]:
         """Whether the daemon answers. Data: timestamp, uptime, message."""
@@ -314,6 +323,19 @@ class VirtioRPCClient:
         Data: fields of ControlResponse.
         """
         return self._call("ServiceManager", "Control", {"name": name, "action": action}, timeout)
+
+    def begin_update(self, content: bytes, sha256: str, confirm_within: float = 0.0) -> dict[str, Any]:
+        """Have the guest replace its daemon by the one of a guest bundle. Data: fields of UpdateResponse.
+
+        The guest goes back by itself unless confirm_update() reaches the new daemon in so many seconds (0: 120);
+        host.update.update() does all of it.
+        """
+        fields = {"content": content, "sha256": sha256, "confirm_within": confirm_within}
+        return self._call("System", "Update", fields, _UPDATE_TIMEOUT)
+
+    def confirm_update(self, update_id: str, timeout: float | None = None) -> dict[str, Any]:
+        """Ask how an update goes, and keep the new daemon if it answers. Data: fields of ConfirmUpdateResponse."""
+        return self._call("System", "ConfirmUpdate", {"update_id": update_id}, timeout)
 
     def _upload(self, local_path: str, remote_path: str, **options: Any) -> dict[str, Any]:
         from host.transfer import upload  # here, so that other commands need not load it

@@ -11,9 +11,16 @@ from dataclasses import dataclass
 from typing import Mapping
 
 from host.errors import UsageError
+from vsrpc.auth import Key
 from vsrpc.port_lock import LOCK_DIR_VARIABLE
 
 SOCKET_VARIABLE = "VIRTIO_SOCKET"
+KEY_VARIABLE = "VSRPC_KEY"
+KEY_FILE_VARIABLE = "VSRPC_KEY_FILE"
+KEY_SOURCES = (
+    f"the key to sign with is that of {KEY_VARIABLE}, of the file {KEY_FILE_VARIABLE}, or of connection.key_file in "
+    "the configuration, and must be one of the guest's security.key_file"
+)
 SYSTEM_FILE = "/etc/vsrpc/host.yaml"
 PACKAGED_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "config.yaml")
 
@@ -27,6 +34,7 @@ class Settings:
     read_timeout: float = 30.0
     write_timeout: float = 30.0
     lock_dir: str | None = None
+    key_file: str | None = None
     max_retries: int = 3
     retry_interval: float = 1.0
     backoff_factor: float = 2.0
@@ -90,3 +98,28 @@ def target(option: str | None, environ: Mapping[str, str], settings: Settings) -
 def lock_dir(environ: Mapping[str, str], settings: Settings) -> str | None:
     """Where the clients of a port take turns; None for the user's own directory."""
     return environ.get(LOCK_DIR_VARIABLE) or settings.lock_dir
+
+
+def key(environ: Mapping[str, str], settings: Settings) -> Key | None:
+    """What requests are signed with where the guest wants that: the environment's key, or the first one of the key file
+    that the environment or else the settings name; None where nothing names one.
+
+    Raises UsageError, which shows no secret. No option names a key: everybody can read a command line.
+    """
+    text = environ.get(KEY_VARIABLE)
+    if text:
+        try:
+            return Key.parse(text)
+        except ValueError as error:
+            raise UsageError(f"{KEY_VARIABLE}: {error}") from None
+    path = environ.get(KEY_FILE_VARIABLE)
+    source = KEY_FILE_VARIABLE if path else "connection.key_file"
+    path = path or settings.key_file
+    if path is None:
+        return None
+    from vsrpc.keyfile import KeyFileError, read_keys
+
+    try:
+        return next(iter(read_keys(path).values()))
+    except KeyFileError as error:
+        raise UsageError(f"{source}: {error}") from None

@@ -36,6 +36,7 @@ class ConnectionSection:
     read_timeout: float = key(seconds(0.01, _LONGEST), _DEFAULT.read_timeout)
     write_timeout: float = key(seconds(0.01, _LONGEST), _DEFAULT.write_timeout)
     lock_dir: str | None = key(or_null(absolute_path), _DEFAULT.lock_dir)
+    key_file: str | None = key(or_null(absolute_path), _DEFAULT.key_file)
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def parse(path: str) -> Settings:
         read_timeout=connection.read_timeout,
         write_timeout=connection.write_timeout,
         lock_dir=connection.lock_dir,
+        key_file=connection.key_file,
         max_retries=retry.max_retries,
         retry_interval=retry.retry_interval,
         backoff_factor=retry.backoff_factor,

@@ -13,6 +13,7 @@ from typing import Any, Callable, NoReturn
 
 from host import symptoms, unix_socket
 from host.client import VirtioRPCClient
+from host.config import KEY_SOURCES
 from host.errors import RPCError, from_rpc_error
 from vsrpc._version import __version__
 from vsrpc.client_session import Attempt, Beginning
@@ -103,6 +104,7 @@ class _Walk:
             self._turn(self._path)
             self._clients(self._path)
         self._guest()
+        self._key()
         self._ping()
         self._output()
         self._policy()
@@ -201,6 +203,22 @@ class _Walk:
         if users.unknown:
             hints = (*hints, symptoms.UNKNOWN_CLIENTS)
         self._fail("guest", found, "silent", symptoms.SILENT_SUMMARY, "READ_TIMEOUT", hints)
+
+    def _key(self) -> None:
+        peer, key = self._channel.beginning.peer, self._channel.options.key
+        wanted = self._report.facts["signatures"] = peer is not None and peer.challenge is not None
+        if wanted and key is None:
+            summary = f"{symptoms.NO_KEY}: {KEY_SOURCES}"
+            self._fail("key", symptoms.NO_KEY, "no_key", summary, "UNAUTHENTICATED")
+        if wanted and key is not None:
+            try:
+                self._client.ping(self._patience)
+            except RPCError as error:
+                if error.reason != "UNAUTHENTICATED":
+                    return  # the next step's matter
+                summary = f"{error.message}; {KEY_SOURCES}"
+                self._fail("key", error.message, "key_refused", summary, error.reason)
+            self._add("key", OK, f"the guest wants signatures, and takes those with key {key.name}")
 
     def _ping(self) -> None:
         times = []

@@ -15,7 +15,9 @@ import sys
 import tempfile
 import time
 from types import TracebackType
+from typing import Mapping
 
+from host.config import KEY_VARIABLE
 from host.errors import failure
 
 _START_TIMEOUT = 20.0  # seconds; a cold start on a slow machine takes two
@@ -52,7 +54,7 @@ class LocalGuest:
             stderr=self._log,
             # Also keeps `-m guest` from finding a guest.py of the user's directory.
             cwd=self._directory,
-            env={**os.environ, "PYTHONPATH": _python_path()},
+            env={**_without_keys(os.environ), "PYTHONPATH": _python_path()},
             # A Ctrl-C is for us; the daemon must outlive it to undo what is half done.
             start_new_session=True,
         )
@@ -122,6 +124,11 @@ def _config() -> str:
     paths = ["/tmp/", "/var/log/", "/home/", "/opt/"]
     own = os.path.join(os.path.realpath(tempfile.gettempdir()), "")
     return json.dumps({"security": {"allowed_paths": paths if own in paths else [*paths, own]}})
+
+
+def _without_keys(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a daemon, whose callers may see it."""
+    return {name: value for name, value in environ.items() if name != KEY_VARIABLE}
 
 
 def _python_path() -> str:

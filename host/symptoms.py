@@ -73,6 +73,8 @@ POLICY = (
     "vsrpc-guest there"
 )
 
+NO_KEY = "the guest takes only signed requests, and there is no key to sign with"
+
 OUTPUT_LOST = (
     "{0}: at {1} it falls silent; before that, let the daemon bind the port's driver anew (device.allow_rebind in "
     "/etc/vsrpc/guest.yaml), or reboot the guest"

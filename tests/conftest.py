@@ -31,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     # Clients of test sockets take turns among themselves, and leave nothing in the system's directories.
     os.environ["VSRPC_LOCK_DIR"] = tempfile.mkdtemp(prefix="vsrpc-test-locks-")
+    os.environ["STATE_DIRECTORY"] = tempfile.mkdtemp(prefix="vsrpc-test-state-")
     # A shell's background jobs are begun with SIGINT ignored, and so would be the programs that tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -53,7 +54,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    shutil.rmtree(os.environ["VSRPC_LOCK_DIR"], ignore_errors=True)
+    for name in ("VSRPC_LOCK_DIR", "STATE_DIRECTORY"):
+        shutil.rmtree(os.environ[name], ignore_errors=True)
     if session.config.getoption("--no-skips") and _skipped and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

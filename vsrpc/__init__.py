@@ -12,8 +12,9 @@ What is named here is the public interface of the runtime; a server needs vsrpc.
 from __future__ import annotations
 
 from vsrpc._version import __version__
+from vsrpc.auth import Key
 from vsrpc.channel import Channel, ChannelOptions, connect
 from vsrpc.errors import ErrorDetail, RpcError
 from vsrpc.status import Code
 
-__all__ = ["Channel", "ChannelOptions", "Code", "ErrorDetail", "RpcError", "__version__", "connect"]
+__all__ = ["Channel", "ChannelOptions", "Code", "ErrorDetail", "Key", "RpcError", "__version__", "connect"]

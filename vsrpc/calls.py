@@ -21,6 +21,10 @@ ResCo = TypeVar("ResCo", covariant=True)
 MetadataLike = Iterable["tuple[str, str | bytes]"]
 
 
+def _never(response: Response) -> bool:
+    return False
+
+
 class Call(Protocol[ResCo]):
     """A call under way, or ended: gRPC's Future and Call in one."""
 
@@ -98,6 +102,8 @@ class CallFuture(Generic[Res]):
         self.deadline = deadline
         self.session: object = None
         """The session that the request went out in."""
+        self.send_anew: Callable[[Response], bool] = _never
+        """Whether a reply only asks for the request to be sent anew, which is then done (set by the channel)."""
         self.sending = False
         """The request is on its way: whoever sends it ends the call when it cannot be sent."""
         self._decode = decode
@@ -213,6 +219,7 @@ class CallFuture(Generic[Res]):
 
     def _finish(self) -> None:
         self._forget(self.request_id)
+        self.send_anew = _never  # what the request holds is not to be kept as long as its reply
         with self._lock:
             self._ended.set()
             callbacks, self._callbacks = self._callbacks, []

@@ -7,9 +7,11 @@ that has no protobuf can use it too (`http`).
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass, field
 from typing import Any, Callable, Sequence, TypeVar
 
+from vsrpc.auth import Key
 from vsrpc.bulk import BulkMethod
 from vsrpc.calls import CallFuture, PendingCalls
 from vsrpc.client_session import Beginning
@@ -21,6 +23,7 @@ from vsrpc.interceptor import ClientInterceptor
 from vsrpc.link import Link, Session, SessionOver, lost
 from vsrpc.metadata import Metadata
 from vsrpc.method import Idempotency
+from vsrpc.outgoing import Outgoing
 from vsrpc.port_lock import PortLock
 from vsrpc.retry import Effect, RetryPolicy
 from vsrpc.status import Code
@@ -45,7 +48,8 @@ class ChannelOptions:
     `read_timeout` is the deadline of a call that names none (None: no limit). `codec` is what rpc calls speak, "proto"
     or "json"; `compression` is "" or "gzip", for requests and for the replies that they ask for. `lock_dir` is where
     the clients of a port take turns (None: vsrpc.port_lock's default); `on_wait` is told who holds the port, once a
-    connection has waited for that for a second (None: the log is told).
+    connection has waited for that for a second (None: the log is told). `key` signs requests where the server wants
+    that.
     """
 
     connect_timeout: float = 5.0
@@ -60,6 +64,7 @@ class ChannelOptions:
     interceptors: Sequence[ClientInterceptor] = field(default_factory=tuple)
     lock_dir: str | None = None
     on_wait: Callable[[str], None] | None = None
+    key: Key | None = None
 
     def __post_init__(self) -> None:
         if self.codec not in CONTENT_TYPES:
@@ -204,12 +209,20 @@ class Channel:
             call.expire()
             return call
         headers = [("host", "guest"), (REQUEST_ID, request_id), *headers]
+        outgoing = Outgoing(call, Request(method, target, Headers(headers), body, tail), effect, self.options.key)
+        if self.options.key is not None:
+            call.send_anew = lambda response: self._send_anew(outgoing, response)
+        self._send_in_session(outgoing)
+        return call
+
+    def _send_in_session(self, outgoing: Outgoing) -> None:
+        """Send a call's request in the session that there is, or is made; whatever fails, fails the call."""
+        call = outgoing.call
         try:
             for _ in range(_MAX_SESSIONS):
-                session = self._session_for(target, len(body) + len(tail), deadline, effect)
-                fields = headers if effect is None else [*headers, *effect.headers()]
-                if self._send(call, session, Request(method, target, Headers(fields), body, tail), effect):
-                    return call
+                session = self._session_for(outgoing)
+                if self._send(session, outgoing):
+                    return
             raise session.failure or RpcError(
                 Code.UNAVAILABLE,
                 f"{self.name}: the connection ends whenever it is made",
@@ -218,13 +231,20 @@ class Channel:
             )
         except RpcError as error:
             call.fail(error)
-            return call
         except BaseException:
             call.cancel()
             raise
 
-    def _session_for(self, target: str, size: int, deadline: Deadline, effect: Effect | None) -> Session:
-        """A session in which a request of `size` bytes may be sent. Raises RpcError."""
+    def _send_anew(self, outgoing: Outgoing, response: Response) -> bool:
+        if not outgoing.must_be_signed_anew(response):
+            return False
+        # Not in the thread that receives, since sending may have to wait.
+        threading.Thread(target=self._send_in_session, args=(outgoing,), name="vsrpc-sign", daemon=True).start()
+        return True
+
+    def _session_for(self, outgoing: Outgoing) -> Session:
+        """A session in which a request may be sent. Raises RpcError."""
+        target, deadline, effect = outgoing.request.target, outgoing.call.deadline, outgoing.effect
         while True:
             try:
                 session = self._link.connect(deadline)
@@ -236,14 +256,7 @@ class Channel:
                 ) from error
             if session.peer is None:
                 return session
-            if size > session.peer.max_request_size:
-                raise RpcError(
-                    Code.RESOURCE_EXHAUSTED,
-                    f"the request has {size} bytes, the guest takes at most {session.peer.max_request_size}; "
-                    "send it in chunks, or raise server.max_request_size in the guest's configuration",
-                    reason="TOO_LARGE",
-                    not_run=True,
-                )
+            outgoing.check(session)
             if effect is None:
                 return session
             if effect.instance not in (None, session.peer.instance):
@@ -252,9 +265,10 @@ class Channel:
                 return session
             session.end()
 
-    def _send(self, call: CallFuture[Any], session: Session, request: Request, effect: Effect | None) -> bool:
+    def _send(self, session: Session, outgoing: Outgoing) -> bool:
         """Send a call's request; False where the session had ended before. Raises RpcError."""
-        first = effect is not None and effect.instance is None
+        call, effect = outgoing.call, outgoing.effect
+        request = outgoing.for_session(session)
 
         def expect() -> None:
             call.session, call.sending = session, True
@@ -267,7 +281,7 @@ class Channel:
         except SessionOver:
             return False
         except RpcError as error:
-            if effect is not None and not first:  # an earlier attempt was sent
+            if effect is not None and not outgoing.first:  # an earlier attempt was sent
                 raise lost(self.name, error.details()) from error
             if effect is not None:
                 effect.not_sent()
@@ -285,7 +299,7 @@ class Channel:
         else:
             call = self._pending.take(response.headers.get(REQUEST_ID, ""), session)
         # A reply that nobody waits for belongs to a call that was given up.
-        if call is not None:
+        if call is not None and not call.send_anew(response):
             call.reply(response)
         if (response.headers.get("connection") or "").lower() == "close":
             session.end()

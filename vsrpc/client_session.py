@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
+from vsrpc.auth import Challenge
 from vsrpc.deadline import Deadline
 from vsrpc.errors import RpcError
 from vsrpc.hello import (
@@ -119,6 +120,8 @@ class Session:
         self.transport = transport
         self.connection = connection
         self.peer: Peer | None = None
+        self.challenge: Challenge | None = None
+        """What requests must be signed for, as the server said last; None where it does not want that."""
         self.over = False
         self.failure: RpcError | None = None  # why it is over, unless this end ended it
         self.send_lock = threading.Lock()
@@ -150,6 +153,7 @@ class Session:
             if isinstance(event, Response):
                 self._messages = 1
                 self.peer = parse_hello(event)
+                self.challenge = self.peer.challenge
                 return
             if event.nonce != nonce:
                 raise NotAtBoundary

@@ -42,11 +42,13 @@ class ServicerContext:
 
     def __init__(self, path: str, request_id: str, deadline: Deadline, metadata: Metadata = (), peer: str = "") -> None:
         self.path = path
-        """The rpc path, for example "/vsrpc.v1.System/Info"."""
+        """The rpc path, for example "/vsrpc.v1.System/Info", also of a call that came by a REST route."""
         self.request_id = request_id
         """The caller's X-Request-ID, or one that the server made."""
         self.deadline = deadline
         """Until when the call may take."""
+        self.key = ""
+        """The name of the key that the request was signed with; "" where requests need not be signed."""
         self._own_deadline = True
         self._metadata = metadata
         self._peer = peer
@@ -62,6 +64,8 @@ class ServicerContext:
         """What the servicer says of the call for logs, such as the rule that allowed it."""
         self.standing_in: Callable[[], contextlib.AbstractContextManager[None]] | None = None
         """What `waiting` gives (set by the server)."""
+        self.on_begin: Callable[[], None] | None = None
+        """What `begins` calls."""
         self._lock = threading.Lock()
         self._cancelled = False
         self._callbacks: list[Callable[[], None]] = []
@@ -117,6 +121,12 @@ class ServicerContext:
     def abort(self, code: Code, details: str) -> NoReturn:
         """End the call with a status; raises the RpcError that does so."""
         raise RpcError(code, details, trailing_metadata=self._trailing)
+
+    def begins(self) -> None:
+        """Say that the call is found good and takes effect now: logs then have it even if it is the last one (for
+        methods that may end the daemon or the guest)."""
+        if self.on_begin is not None:
+            self.on_begin()
 
     def is_active(self) -> bool:
         """Whether somebody still waits: false once the caller cancelled, left, or the deadline passed."""

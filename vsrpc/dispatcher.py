@@ -15,6 +15,7 @@ from vsrpc import codec, connect_unary
 from vsrpc.bulk import BulkFields, bulk_fields, join, split
 from vsrpc.compression import ACCEPTED, compress, decompress
 from vsrpc.context import ServicerContext
+from vsrpc.deadline import Deadline
 from vsrpc.error_table import ErrorTable
 from vsrpc.errors import RpcError
 from vsrpc.incoming import IncomingCall
@@ -40,6 +41,15 @@ class _Served:
     at_once: bool
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """A request that reached no servicer: its HTTP method, what is known of the call, and what it ended with."""
+
+    http_method: str
+    context: ServicerContext
+    error: RpcError
+
+
 class Dispatcher:
     """Knows the services and serves requests to them. Services are added before it serves."""
 
@@ -50,15 +60,18 @@ class Dispatcher:
         max_request_size: int = 10485760,
         request_timeout: float | None = 60.0,
         interceptors: Sequence[ServerInterceptor] = (),
+        on_refused: Callable[[Refusal], None] | None = None,
     ) -> None:
         """`max_request_size` is in bytes and also bounds what a compressed body may become.
 
-        `request_timeout`, in seconds, is the deadline of requests that bring none; None gives them none.
+        `request_timeout`, in seconds, is the deadline of requests that bring none; None gives them none. `on_refused`
+        hears of the requests that reach no servicer, of which interceptors do not hear; from any thread.
         """
         self.errors = errors or ErrorTable()
         self.max_request_size = max_request_size
         self.request_timeout = request_timeout
         self._interceptors = tuple(interceptors)
+        self._on_refused = on_refused
         self._methods: dict[str, _Served] = {}
         self._routes = RouteTable()
 
@@ -85,6 +98,24 @@ class Dispatcher:
     def refuse(self, refused: Refused, peer: str = "") -> IncomingCall:
         """A request that the wire refused by its head; `run()` on what comes back says so."""
         return IncomingCall(self, Request(refused.method, refused.target, refused.headers), peer, refused)
+
+    def refused(self, call: IncomingCall, error: RpcError) -> None:
+        """A call ends with this error and reaches no servicer (called by whoever refuses it)."""
+        self._tell(Refusal(call.request.method, call.context, error))
+
+    def broken(self, peer: str, message: str) -> None:
+        """A peer sent what is no request."""
+        context = ServicerContext("", "", Deadline(None), peer=peer)
+        self._tell(Refusal("", context, RpcError(Code.INVALID_ARGUMENT, message, reason="PROTOCOL_ERROR")))
+
+    def _tell(self, refusal: Refusal) -> None:
+        if self._on_refused is not None:
+            self._on_refused(refusal)
+
+    def method(self, path: str) -> MethodDescriptor[Any, Any] | None:
+        """The method of an rpc path, if it is served."""
+        served = self._methods.get(path)
+        return None if served is None else served.method
 
     def is_rpc(self, path: str) -> bool:
         """Whether a path is answered in the Connect form: the rpcs', and those of their shape that are no route."""
@@ -203,6 +234,7 @@ class Dispatcher:
     def _invoke(self, call: IncomingCall, served: _Served, message: Any, beside: bool = False) -> Any:
         """`beside`: the response's large content, if the method gives it so, is sent so."""
         context, bulk = call.context, served.bulk
+        context.path = served.method.path
         if bulk.request and not context.content:
             context.content = getattr(message, bulk.request)
             message.ClearField(bulk.request)

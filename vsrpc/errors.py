@@ -71,6 +71,22 @@ class RpcError(Exception):
         return f"{self._code.name}: {self._details}"
 
 
+class NotRun(RpcError):
+    """What a server ends a call with that it has not begun: it may be made again, whatever it is, and is told so.
+
+    For servicers too, as long as they have done nothing.
+    """
+
+
+def busy(what: str, rule: str, limit: object) -> NotRun:
+    """What a call ends with that would go beyond a limit for as long as others last.
+
+    `what` is taken; `rule` is the key of the configuration that says how much, `limit`.
+    """
+    message = f"the guest is busy: {what} ({rule} in its configuration is {limit}); try again"
+    return NotRun(Code.RESOURCE_EXHAUSTED, message, reason="BUSY", data={"rule": rule, "limit": str(limit)})
+
+
 def outcome_unknown(message: str) -> RpcError:
     """What a call ends with that may have taken effect and must not be made again."""
     return RpcError(

@@ -4,7 +4,8 @@
             OPTIONS * HTTP/1.1            Vsrpc-Version: 1, Vsrpc-Window
     server  MARK nonce
             HTTP/1.1 200 OK               Vsrpc-Version: 1, Vsrpc-Instance, Vsrpc-Agent, Vsrpc-Max-Request-Size,
-                                          at a port Vsrpc-Window, Vsrpc-Lost-Output
+                                          at a port Vsrpc-Window, Vsrpc-Lost-Output,
+                                          where requests must be signed WWW-Authenticate (vsrpc.auth)
 
 After it the server answers requests in any order, each reply with its request's X-Request-ID; without it (any plain
 HTTP client) it answers in the order of the requests. A client of ours sends no request before the reply. Within the
@@ -16,6 +17,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from vsrpc.auth import CHALLENGE, Challenge
 from vsrpc.wire import Headers, Request, Response
 
 VERSION = 1
@@ -51,6 +53,8 @@ class Peer:
     port, of which only one client can have the use."""
     lost_output: int = 0
     """How many of the port's output descriptors are lost, of 128."""
+    challenge: Challenge | None = None
+    """What requests must be signed for; None where they need not be."""
 
 
 class WrongPeer(Exception):
@@ -107,6 +111,8 @@ def hello_response(request: Request, me: Peer) -> Response:
     ]
     if me.window:
         headers += [(_WINDOW_HEADER, str(me.window)), (_LOST_HEADER, str(me.lost_output))]
+    if me.challenge is not None:
+        headers.append((CHALLENGE, str(me.challenge)))
     return Response(200 if same else 505, Headers([*headers, *_echo(request)]), message.encode())
 
 
@@ -132,7 +138,8 @@ def parse_hello(response: Response) -> Peer:
     window, lost = (headers.get(name, "0") for name in (_WINDOW_HEADER, _LOST_HEADER))
     if not _SIZE.match(window) or not _SIZE.match(lost):
         raise WrongPeer(f"its hello has no valid window and count of lost output: {window!r}, {lost!r}")
-    return Peer(headers.get("vsrpc-instance") or "", agent, int(size), int(window), int(lost))
+    challenge = Challenge.parse(headers.get(CHALLENGE, ""))
+    return Peer(headers.get("vsrpc-instance") or "", agent, int(size), int(window), int(lost), challenge)
 
 
 def _link_request(request_id: str, *fields: tuple[str, str]) -> Request:

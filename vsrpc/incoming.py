@@ -12,9 +12,10 @@ import time
 from typing import TYPE_CHECKING, Any, Sequence
 
 from vsrpc import codec, connect_unary
+from vsrpc.auth import CHALLENGE, Challenge
 from vsrpc.context import ServicerContext
 from vsrpc.deadline import Deadline
-from vsrpc.errors import RpcError, outcome_unknown
+from vsrpc.errors import NotRun, RpcError, outcome_unknown
 from vsrpc.hello import REQUEST_ID
 from vsrpc.metadata import from_headers
 from vsrpc.status import Code
@@ -66,6 +67,11 @@ class IncomingCall:
         self.context.set_deadline(seconds, dispatcher.request_timeout)
 
     @property
+    def refused_by_wire(self) -> bool:
+        """Whether its head alone condemns it; its body is not here."""
+        return self._refused is not None
+
+    @property
     def retry_age(self) -> float | None:
         """Seconds since the call was first sent; None where this is the first time."""
         value = self.request.headers.get(RETRY_AGE)
@@ -102,7 +108,8 @@ class IncomingCall:
         except RpcError as error:
             if not self.reached_servicer:  # what servicers say is for interceptors to log
                 _log.info("%s %s [%s] refused: %s", self.request.method, self.path, self.request_id, error.details())
-            return self.fail(error)
+                self._dispatcher.refused(self, error)
+            return self.not_run(error) if isinstance(error, NotRun) else self.fail(error)
         except BaseException:  # a servicer that calls sys.exit() too: a request never ends the daemon
             _log.exception("%s [%s]: internal error", self.path, self.request_id)
             return self.fail(
@@ -114,6 +121,11 @@ class IncomingCall:
                     data={"request_id": self.request_id},
                 )
             )
+
+    def release(self) -> None:
+        """The call is over: what its request holds is free for others."""
+        if self.request.room is not None:
+            self.request.room.release()
 
     def check_deadline(self) -> None:
         """Raises RpcError DEADLINE_EXCEEDED once the deadline has passed."""
@@ -140,8 +152,11 @@ class IncomingCall:
 
     def not_run(self, error: RpcError) -> Response:
         """The response for an error of a request that did nothing: it may be sent again, whatever it asks for."""
-        response = self.fail(error)
-        return Response(response.status, Headers([*response.headers, NOT_RUN]), response.body)
+        return _with(NOT_RUN, self.fail(error))
+
+    def not_authentic(self, error: RpcError, challenge: Challenge) -> Response:
+        """The response to a request that is not signed as it must be."""
+        return _with((CHALLENGE, str(challenge)), self.fail(error))
 
     def fail(self, error: RpcError) -> Response:
         """The response for an error, in the form of the door that the request came through."""
@@ -197,9 +212,15 @@ class IncomingCall:
         )
 
 
+def _with(field: tuple[str, str], response: Response) -> Response:
+    return response._replace(headers=Headers([*response.headers, field]))
+
+
 def _refusal(refused: Refused) -> RpcError:
     if refused.status == 413:
         return RpcError(Code.RESOURCE_EXHAUSTED, refused.message, reason="TOO_LARGE")
+    if refused.status == 429:
+        return NotRun(Code.RESOURCE_EXHAUSTED, refused.message, reason="BUSY", data={"rule": "limits.buffered"})
     return RpcError(Code.UNIMPLEMENTED, refused.message)
 
 

@@ -24,6 +24,7 @@ _VALUE = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?\Z")
 _RESERVED = frozenset(
     (
         "accept-encoding",
+        "authorization",
         "connection",
         "content-encoding",
         "content-length",

@@ -17,6 +17,9 @@ from typing import Any, Callable, Iterator
 
 from vsrpc.wire import Buffer
 
+Note = Callable[[str, bool], None]
+"""Told a temporary name, and whether that must outlive a loss of power."""
+
 KEEP = -1
 """chown(2): leave as it is."""
 
@@ -35,17 +38,31 @@ class WrongKindError(OSError):
         self.status = status
 
 
+def _not_noted(name: str, durable: bool) -> None:
+    """Nobody wants to know of temporary names."""
+
+
 class NewFile:
     """A file that is open for reading and writing, in a directory. End it with `put` or `discard`, and close `fd`."""
 
-    def __init__(self, dirfd: int, prefix: str, fd: int = -1, temporary: str = "", mode: int = 0o600) -> None:
+    def __init__(
+        self,
+        dirfd: int,
+        prefix: str,
+        fd: int = -1,
+        temporary: str = "",
+        mode: int = 0o600,
+        note: Note = _not_noted,
+    ) -> None:
         """`prefix`: how its temporary name begins, where it needs one. `fd` and `temporary`: of a file that is there.
 
-        `mode` is less the umask. Raises OSError.
+        `mode` is less the umask. `note` is told a temporary name before there is a file of that name, and "" when it is
+        gone. Raises OSError.
         """
         self._dirfd = dirfd
         self._prefix = prefix
         self._temporary = temporary
+        self._note = note
         self.fd = fd
         if fd >= 0:
             return
@@ -56,8 +73,13 @@ class NewFile:
         except OSError as failure:
             if failure.errno not in _NO_TMPFILE:
                 raise
-        name = self._temporary_name()
-        self.fd = os.open(name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=dirfd)
+        name = prefix + secrets.token_hex(16)
+        note(name, True)
+        try:
+            self.fd = os.open(name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=dirfd)
+        except OSError:
+            note("", False)
+            raise
         self._temporary = name
 
     def put_new(self, name: str) -> None:
@@ -68,28 +90,37 @@ class NewFile:
             if failure.errno not in _NO_LINKS or not self._temporary:
                 raise
             rename_new(self._dirfd, self._temporary, name)
-            self._temporary = ""
+            self._has_name()
 
     def put(self, name: str) -> None:
         """Give it the name, in place of what has it."""
         if not self._temporary:
-            temporary = self._temporary_name()
-            self._link(temporary)
-            self._temporary = temporary
+            self._temporary = self._prefix + secrets.token_hex(16)
+            self._note(self._temporary, False)
+            self._link(self._temporary)
         os.rename(self._temporary, name, src_dir_fd=self._dirfd, dst_dir_fd=self._dirfd)
-        self._temporary = ""
+        self._has_name()
 
     def discard(self) -> None:
         """Remove its temporary name; does nothing the second time."""
-        if self._temporary:
-            unlink(self._temporary, self._dirfd)
+        if not self._temporary:
+            return
+        try:
+            os.unlink(self._temporary, dir_fd=self._dirfd)
+        except FileNotFoundError:
+            pass
+        except OSError:  # its file system has become read-only, say: whoever took note may remove it one day
             self._temporary = ""
+            return
+        self._has_name()
+
+    def _has_name(self) -> None:
+        """It has no temporary name any more."""
+        self._temporary = ""
+        self._note("", False)
 
     def _link(self, name: str) -> None:
         os.link(f"/proc/self/fd/{self.fd}", name, dst_dir_fd=self._dirfd, follow_symlinks=True)
-
-    def _temporary_name(self) -> str:
-        return self._prefix + secrets.token_hex(16)
 
 
 def unlink(name: str, dirfd: int) -> None:
@@ -150,15 +181,21 @@ class Attributes:
 
 
 def write_file(
-    dirfd: int, name: str, content: Buffer, attributes: Attributes, overwrite: bool = True, prefix: str = ".vsrpc-"
+    dirfd: int,
+    name: str,
+    content: Buffer,
+    attributes: Attributes,
+    overwrite: bool = True,
+    prefix: str = ".vsrpc-",
+    note: Note = _not_noted,
 ) -> None:
-    """Make a small file, in place of one that is there; it is not synced.
+    """Make a small file, in place of one that is there; it is not synced. `prefix` and `note` as in NewFile.
 
     Raises OSError: FileExistsError unless `overwrite` is set or the file that is there has this content already;
     WrongKindError. A symbolic link is replaced, not followed.
     """
     mode = attributes.mode if attributes.mode & (0o7000 | _umask()) == 0 else 0o600
-    new = NewFile(dirfd, prefix, mode=mode)
+    new = NewFile(dirfd, prefix, mode=mode, note=note)
     try:
         if len(content):
             write_all(new.fd, content, 0)
@@ -207,7 +244,13 @@ def _existing(dirfd: int, name: str) -> os.stat_result | None:
 
 
 def replace_link(
-    dirfd: int, name: str, make: Callable[[str], None], same: Callable[[], bool], overwrite: bool, prefix: str
+    dirfd: int,
+    name: str,
+    make: Callable[[str], None],
+    same: Callable[[], bool],
+    overwrite: bool,
+    prefix: str,
+    note: Note = _not_noted,
 ) -> None:
     """Make a link, symbolic or hard, by `make(name)`; in place of what has the name, unless that is the `same` already.
 
@@ -223,12 +266,14 @@ def replace_link(
         if not overwrite:
             raise
     temporary = prefix + secrets.token_hex(16)
+    note(temporary, False)
     make(temporary)
     try:
         os.rename(temporary, name, src_dir_fd=dirfd, dst_dir_fd=dirfd)
     except BaseException:
         unlink(temporary, dirfd)
         raise
+    note("", False)
 
 
 def has_content(dirfd: int, name: str, content: Buffer) -> bool:

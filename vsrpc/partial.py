@@ -12,6 +12,7 @@ import fcntl
 import os
 import stat
 import time
+from typing import Callable
 
 from vsrpc.newfile import NewFile
 
@@ -94,9 +95,10 @@ class KeptFile(NewFile):
     `left` is how many bytes that is.
     """
 
-    def __init__(self, dirfd: int, key: str, target: str) -> None:
-        """Raises OSError; BlockingIOError where another transfer writes it."""
+    def __init__(self, dirfd: int, key: str, target: str, noted: Callable[[str], None] = lambda name: None) -> None:
+        """`noted` is told its hidden name. Raises OSError; BlockingIOError where another transfer writes it."""
         name = partial_name(key, target)
+        noted(name)
         remove_old(dirfd, target, name)
         super().__init__(dirfd, PREFIX, open_partial(dirfd, name), name)
         self.keep = True

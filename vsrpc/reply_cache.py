@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Callable, Tuple
 from vsrpc.errors import RpcError, outcome_unknown
 from vsrpc.incoming import IncomingCall
 from vsrpc.status import Code
-from vsrpc.wire import Request, Response
+from vsrpc.wire import Response
 
 if TYPE_CHECKING:
     from vsrpc.server_session import ServerSession
@@ -39,12 +39,15 @@ ORPHAN_TIME = 60.0
 # so much of the time for which it was remembered is taken off.
 _MARGIN = 0.1
 
+_Fingerprint = Tuple[str, int, int]
+"""Whose request it is (a reply goes to nobody else), and what tells it from others: a checksum, and its size."""
+
 Waiter = Tuple["ServerSession", IncomingCall]
 """Where a reply is to go, and to which call it is then the reply."""
 
 
 class _Entry:
-    def __init__(self, call: IncomingCall, waiter: Waiter, fingerprint: int, now: float):
+    def __init__(self, call: IncomingCall, waiter: Waiter, fingerprint: _Fingerprint, now: float):
         self.running: IncomingCall | None = call  # until it has ended: what it holds is not kept
         self.waiters = [waiter]
         self.fingerprint = fingerprint
@@ -83,7 +86,7 @@ class ReplyCache:
         Raises RpcError: OUTCOME_UNKNOWN, INVALID_PARAMS for a key of another request.
         """
         key, age = call.idempotency_key, call.retry_age
-        fingerprint = _fingerprint(call.request)
+        fingerprint = _fingerprint(call)
         now = self._clock()
         with self._lock:
             self._forget_old(now)
@@ -201,6 +204,7 @@ class ReplyCache:
             del self._entries[key]
 
 
-def _fingerprint(request: Request) -> int:
+def _fingerprint(call: IncomingCall) -> _Fingerprint:
+    request = call.request
     head = f"{request.method} {request.target} {request.headers.get('content-type', '')}".encode()
-    return zlib.crc32(request.body, zlib.crc32(head)) << 32 | len(request.body)
+    return call.context.key, zlib.crc32(request.body, zlib.crc32(head)), len(request.body)

@@ -10,16 +10,19 @@ import contextlib
 import logging
 import secrets
 import threading
-from typing import Iterator
+from typing import Iterable, Iterator
 
+from vsrpc.admission import Budget, TokenBucket
+from vsrpc.auth import Credentials
+from vsrpc.authenticator import Authenticator, NotAuthentic
+from vsrpc.connect_unary import says_not_run
 from vsrpc.dispatcher import Dispatcher
-from vsrpc.errors import RpcError
+from vsrpc.errors import NotRun, RpcError, busy
 from vsrpc.hello import Peer
 from vsrpc.incoming import IDEMPOTENCY_KEY, IncomingCall
-from vsrpc.reply_cache import ReplyCache
+from vsrpc.reply_cache import ReplyCache, Waiter
 from vsrpc.server_session import ServerSession
 from vsrpc.server_stream import ServerStream
-from vsrpc.status import Code
 from vsrpc.transports import Listener, TransportClosed
 from vsrpc.wire import Response
 from vsrpc.workers import WorkerPool
@@ -33,6 +36,13 @@ _MAX_BACKLOG = 1 << 20
 # Calls that wait for something outside, with a thread each, beside those that run and those that wait for their turn.
 _MAX_WAITING = 1024
 
+# Bodies up to so many bytes are hashed where they are read: handing them to a worker takes longer.
+_SMALL_BODY = 16384
+
+# Room for the fields around a message's content, and for base64 in JSON, is the dispatcher's business; the wire
+# takes bodies somewhat larger than the limit on content.
+_BODY_ROOM = 1 << 16
+
 
 class Server:
     """Serves a dispatcher's services to the peers of listeners."""
@@ -42,21 +52,35 @@ class Server:
         dispatcher: Dispatcher,
         *,
         agent: str = "vsrpc",
+        instance: str | None = None,
         workers: int = 32,
         queue: int = 128,
+        buffered: int = 64 << 20,
+        requests_per_second: float | None = None,
         stall_timeout: float = 15.0,
         write_timeout: float = 30.0,
         replies: ReplyCache | None = None,
+        authenticator: Authenticator | None = None,
     ) -> None:
-        """`workers` requests run at a time and `queue` more wait; what comes on top is refused at once.
+        """`workers` requests run at a time and `queue` more wait; the bodies of those that are not done have at most
+        `buffered` bytes (or as many as one may have); what comes on top is refused at once. So is what exceeds
+        `requests_per_second`.
 
-        `stall_timeout`: seconds without a byte in the middle of a request after which its sender is given up.
+        `instance` names this server's lifetime to its clients. `stall_timeout`: seconds without a byte in the middle
+        of a request after which its sender is given up. `authenticator`: who judges whether requests are signed as they
+        must be; without one they need not be.
         """
         self.dispatcher = dispatcher
         self.stall_timeout = stall_timeout
         self.write_timeout = write_timeout
         self.replies = replies or ReplyCache()
-        self.me = Peer(secrets.token_hex(16), agent, dispatcher.max_request_size)
+        self.authenticator = authenticator
+        self.me = Peer(instance or secrets.token_hex(16), agent, dispatcher.max_request_size)
+        self.max_body = dispatcher.max_request_size + _BODY_ROOM
+        self.buffered = Budget(max(buffered, self.max_body))
+        rate = requests_per_second
+        self._rate = None if rate is None else (rate, TokenBucket(rate, max(1.0, rate)))
+        self._queue = queue
         self._slots = threading.BoundedSemaphore(workers + queue)
         self._stand_ins = threading.BoundedSemaphore(_MAX_WAITING)
         self._pool = WorkerPool(workers, "vsrpc-worker")
@@ -105,38 +129,93 @@ class Server:
 
     def submit(self, session: ServerSession, call: IncomingCall) -> None:
         """Run a call on a worker, or at once, unless it must not run; answers it where it does not."""
-        if IDEMPOTENCY_KEY in call.request.headers:
-            try:
-                call.check_key(self.me.instance)
-                claim = self.replies.claim(call, session)
-            except RpcError as error:
-                session.finish(call, call.fail(error))
-                return
-            if not isinstance(claim, bool):
-                session.finish(call, call.repeat(claim))
-                return
-            if not claim:
-                return
-        elif (
-            self.dispatcher.at_once(call)
-            and len(call.request.body) <= _SMALL_REQUEST
-            and session.backlog < _MAX_BACKLOG
-        ):
+        if call.refused_by_wire:
             session.finish(call, self._run(call))
             return
+        if self._rate is not None and not self._rate[1].take():
+            limit = f"{self._rate[0]:g}"
+            refusal = busy(f"{limit} calls in a second are taken", "limits.requests_per_second", limit)
+            self._refuse(call, refusal, [(session, call)])
+            return
+        unverified: Credentials | None = None
+        if self.authenticator is not None:
+            try:
+                unverified = self.authenticator.read(call.request, self.me.instance)
+            except RpcError as error:
+                session.finish(call, self._not_authentic(call, error))
+                return
+        if unverified is not None and len(call.request.body) <= _SMALL_BODY:
+            if not self._verified(session, call, unverified):
+                return
+            unverified = None
+        if unverified is None:
+            if not self._claimed(session, call):
+                return
+            if (
+                self.dispatcher.at_once(call)
+                and not call.idempotency_key
+                and len(call.request.body) <= _SMALL_REQUEST
+                and session.backlog < _MAX_BACKLOG
+            ):
+                session.finish(call, self._run(call))
+                return
         if self._slots.acquire(blocking=False):
             try:
-                self._pool.submit(self._work, session, call)
+                self._pool.submit(self._work, session, call, unverified)
                 return
             except RuntimeError:  # the pool is shut down
                 self._slots.release()
-        message = "the guest is busy: too many requests at a time; try again"
-        busy = RpcError(Code.RESOURCE_EXHAUSTED, message, reason="BUSY")
-        for waiter, waiting in self.replies.forget(call) if call.idempotency_key else [(session, call)]:
-            waiter.finish(waiting, waiting.not_run(busy))
+        refusal = busy("too many requests wait", "server.queue", self._queue)
+        claimed = call.idempotency_key and unverified is None
+        self._refuse(call, refusal, self.replies.forget(call) if claimed else [(session, call)])
 
-    def _work(self, session: ServerSession, call: IncomingCall) -> None:
+    def _refuse(self, call: IncomingCall, refusal: NotRun, waiters: Iterable[Waiter]) -> None:
+        self.dispatcher.refused(call, refusal)
+        for waiter, waiting in waiters:
+            waiter.finish(waiting, waiting.not_run(refusal))
+
+    def _verified(self, session: ServerSession, call: IncomingCall, credentials: Credentials) -> bool:
+        """Whether a request comes from who it says; answers it where it does not."""
+        assert self.authenticator is not None
         try:
+            self.authenticator.verify(call.request, credentials)
+        except RpcError as error:
+            session.finish(call, self._not_authentic(call, error))
+            return False
+        call.context.key = credentials.key
+        return True
+
+    def _not_authentic(self, call: IncomingCall, error: RpcError) -> Response:
+        """The response to a request of which it is not known whose it is. Nothing of it was looked at but its head."""
+        self.dispatcher.refused(call, error)
+        if self.authenticator is None or not isinstance(error, NotAuthentic):
+            return call.not_run(error)
+        return call.not_authentic(error, self.authenticator.challenge(self.me.instance, stale=error.stale))
+
+    def _claimed(self, session: ServerSession, call: IncomingCall) -> bool:
+        """Whether a call is to run; one that repeats another gets that one's response, now or when it is there."""
+        if IDEMPOTENCY_KEY not in call.request.headers:
+            return True
+        try:
+            call.check_key(self.me.instance)
+            claim = self.replies.claim(call, session)
+        except RpcError as error:
+            self.dispatcher.refused(call, error)
+            session.finish(call, call.fail(error))
+            return False
+        if not isinstance(claim, bool):
+            session.finish(call, call.repeat(claim))
+            return False
+        return claim
+
+    def _work(self, session: ServerSession, call: IncomingCall, unverified: Credentials | None) -> None:
+        try:
+            if unverified is not None and not (
+                session.waits_for(call) and self._verified(session, call, unverified) and self._claimed(session, call)
+            ):
+                return
+            if unverified is not None and call.idempotency_key and not session.waits_for(call):
+                self.replies.leave(call)  # its caller went before the call was claimed
             if self._stopping or not self._wanted(session, call):
                 return
             call.context.standing_in = self._stand_in
@@ -144,10 +223,12 @@ class Server:
             if not call.idempotency_key:
                 session.finish(call, response, wait=True)
                 return
-            for waiter, waiting in self.replies.ended(call, response):
+            did_nothing = says_not_run(response.status, response.headers)
+            for waiter, waiting in self.replies.forget(call) if did_nothing else self.replies.ended(call, response):
                 waiter.finish(waiting, waiting.repeat(response), wait=True)
         finally:
             self._slots.release()
+            call.release()
 
     @contextlib.contextmanager
     def _stand_in(self) -> Iterator[None]:
@@ -169,6 +250,8 @@ class Server:
         except Exception:
             _log.exception("%s [%s]: no response could be made", call.path, call.request_id)
             return call.respond(500, [], b"")  # a caller on a port learns nothing from silence
+        finally:
+            call.release()
 
     def _wanted(self, session: ServerSession, call: IncomingCall) -> bool:
         """Whether somebody waits for a call that is about to run."""

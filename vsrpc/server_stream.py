@@ -25,6 +25,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vsrpc.deadline import Deadline
+from vsrpc.errors import busy
 from vsrpc.hello import cancelled_by, hello_response, is_hello, is_link_request, link_response, window_of
 from vsrpc.outbox import Outbox
 from vsrpc.server_session import ServerSession
@@ -59,10 +60,6 @@ _log = logging.getLogger(__name__)
 # For how long a server that stops tries to tell its peers, in seconds.
 _FAREWELL_TIME = 1.0
 
-# Room for the fields around a message's content, and for base64 in JSON, is the dispatcher's business; the wire
-# takes bodies somewhat larger than the limit on content.
-_BODY_ROOM = 1 << 16
-
 # In a request of a client that believes to be in a session.
 _NAMES_SESSION = f"{SESSION_HEADER}: ".encode()
 
@@ -75,7 +72,7 @@ class ServerStream:
     def __init__(self, server: Server, transport: Transport) -> None:
         self._server = server
         self._transport = transport
-        self._connection = ServerConnection(Limits(max_body=server.dispatcher.max_request_size + _BODY_ROOM))
+        self._connection = ServerConnection(Limits(max_body=server.max_body), server.buffered.lease)
         self._outbox = Outbox(transport, server.write_timeout, lambda error: self.end())
         self._stall = Deadline(None)
         self._nonce: bytes | None = None  # of a sync whose hello is still to come
@@ -116,6 +113,7 @@ class ServerStream:
             _log.exception("%s: the session failed", self._transport.peer)
         finally:
             self._end_session()
+            self._connection.reset()
             self._transport.close()
             self._outbox.close()
             self._server.forget(self)
@@ -196,6 +194,9 @@ class ServerStream:
         elif self._nonce is not None:
             raise RemoteProtocolError("a session begins with a hello")
         elif isinstance(event, Refused):
+            if event.status == 429:
+                refusal = busy(event.message, "limits.buffered", self._server.buffered.size)
+                event = event._replace(message=refusal.details())
             self._session.take(self._server.dispatcher.refuse(event, self._transport.peer))
         else:
             self._session.take(self._server.dispatcher.call(event, self._transport.peer))
@@ -230,6 +231,8 @@ class ServerStream:
             self._outbox.grant(window)
             if window:
                 me = replace(me, window=window, lost_output=self._transport.lost_output)
+        if self._server.authenticator is not None:
+            me = replace(me, challenge=self._server.authenticator.challenge(me.instance))
         response = hello_response(request, me)
         self._session.say(echo, self._connection.send(response))
         if response.status == 200 and self._nonce is not None:
@@ -248,6 +251,7 @@ class ServerStream:
     def _give_up(self, error: RemoteProtocolError) -> None:
         """The stream cannot be understood any more: say so, and parse nothing more of it until a sync that counts."""
         _log.warning("%s: %s", self._transport.peer, error)
+        self._server.dispatcher.broken(self._transport.peer, str(error))
         self._connection.give_up(error)
         self._session.end()
         self._session = self._new_session(in_order=True)

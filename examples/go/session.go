@@ -59,8 +59,9 @@ type session struct {
 	acked   int
 	half    int // 0: the server grants no window
 	sending sync.Mutex
-	mutex   sync.Mutex // pending
+	mutex   sync.Mutex // pending, signs
 	pending map[string]chan *Reply
+	signs   *challenge    // nil: the guest wants no signatures
 	over    chan struct{} // closed once lost says why
 	lost    error
 }
@@ -114,7 +115,7 @@ func (s *session) begin(nonce string, echoTime time.Duration) error {
 	if reply.StatusCode != http.StatusOK || reply.Header.Get("X-Request-ID") != id {
 		return fmt.Errorf("hello: status %d: %s", reply.StatusCode, reply.Body)
 	}
-	s.hello = reply.Header
+	s.hello, s.signs = reply.Header, challengeOf(reply.Header)
 	if granted, err := strconv.Atoi(s.hello.Get("Vsrpc-Window")); err == nil { // else absent: a socket needs none
 		s.half = granted / 2
 	}
@@ -182,16 +183,42 @@ func (s *session) call(ctx context.Context, method, target string, header http.H
 		late = time.After(left + wayTime)
 	}
 	id, answer := random(8), make(chan *Reply, 1)
-	s.mutex.Lock()
-	s.pending[id] = answer
-	s.mutex.Unlock()
 	defer s.take(id)
-	s.send(id, method, target, header, body) // an error of which ends the session
+	request := func() error {
+		s.mutex.Lock()
+		s.pending[id] = answer
+		signs := s.signs
+		s.mutex.Unlock()
+		if signs != nil {
+			value, err := signs.sign(id, method, target, header, body)
+			if err != nil {
+				return err
+			}
+			header.Set("Authorization", value)
+		}
+		s.send(id, method, target, header, body) // an error of which ends the session
+		return nil
+	}
+	if err := request(); err != nil {
+		return nil, err
+	}
+	signedAnew := false
 	ask := time.NewTicker(quietTime)
 	defer ask.Stop()
 	for {
 		select {
 		case reply := <-answer:
+			// It did not run. The guest was paused, say, and its clock is behind.
+			if fresh := challengeOf(reply.Header); fresh != nil && fresh.stale && !signedAnew {
+				signedAnew = true
+				s.mutex.Lock()
+				s.signs = fresh
+				s.mutex.Unlock()
+				if err := request(); err != nil {
+					return nil, err
+				}
+				continue
+			}
 			return reply, nil
 		case <-s.over:
 			return nil, s.lost

@@ -10,10 +10,11 @@ from typing import Callable
 
 from guest.errors import error
 from guest.files.entries import Failures, mode_of
-from guest.files.target import TEMP_PREFIX
+from guest.files.temps import TEMP_PREFIX, Noted, TempFiles
 from guest.files.writing import check_link_target, hard_link, set_attributes
 from guest.os_errors import printable
 from guest.policy.paths import PathPolicy
+from guest.policy.resolve import look
 from guest.policy.tree import WRITE, JudgedDirectory, open_parent
 from vsrpc.filetree import Failure, remove, walk
 from vsrpc.newfile import KEEP, Attributes, rename_new, replace_link
@@ -96,8 +97,10 @@ def _check_below(directory: JudgedDirectory, leaf: str, new: str, go_on: GoOn) -
             inner.policy.judge(os.path.join(new, seen.name), os.path.join(new, seen.name), None, WRITE)
 
 
-def make_link(policy: PathPolicy, path: str, target: str, symbolic: bool, overwrite: bool) -> None:
-    """Make a link. Raises RpcError, OSError."""
+def make_link(
+    policy: PathPolicy, path: str, target: str, symbolic: bool, overwrite: bool, temps: TempFiles | None = None
+) -> None:
+    """Make a link; `temps` takes note of its temporary name. Raises RpcError, OSError."""
     directory, leaf = open_parent(policy, path, WRITE)
     with directory:
         directory.check(leaf, None)
@@ -110,6 +113,7 @@ def make_link(policy: PathPolicy, path: str, target: str, symbolic: bool, overwr
                 lambda: False,
                 overwrite,
                 TEMP_PREFIX,
+                Noted(temps, directory.fd),
             )
             return
         source, source_leaf = open_parent(policy, target, WRITE)
@@ -120,7 +124,7 @@ def make_link(policy: PathPolicy, path: str, target: str, symbolic: bool, overwr
             if not stat.S_ISREG(status.st_mode):
                 shown = printable(target)
                 raise error("WRONG_FILE_TYPE", f"Only files have hard links: {shown} (make a symbolic one)", path=shown)
-            hard_link(source, source_leaf, directory, leaf, overwrite)
+            hard_link(source, source_leaf, directory, leaf, overwrite, temps)
 
 
 def touch(policy: PathPolicy, path: str, mtime_ns: int | None, create: bool) -> bool:
@@ -147,7 +151,7 @@ def touch(policy: PathPolicy, path: str, mtime_ns: int | None, create: bool) -> 
 
 def real_path(policy: PathPolicy, path: str) -> str:
     """Where a path leads, links followed, or would lead. Raises RpcError where that may not be written."""
-    fd, real = policy.look(path)
+    fd, real = look(path)
     try:
         policy.judge(path, real, fd, WRITE)
     finally:

@@ -12,7 +12,7 @@ from typing import Any, Callable
 
 from guest.errors import error
 from guest.os_errors import as_rpc_error, printable
-from guest.policy.paths import kind
+from guest.policy.resolve import kind
 from vsrpc.errors import RpcError
 from vsrpc.filetree import Directory
 from vsrpc.newfile import KEEP, WrongKindError

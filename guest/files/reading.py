@@ -10,7 +10,7 @@ from guest.errors import error
 from guest.files.content import BLOCK, new_digest, read_full
 from guest.files.entries import Owners, as_failure, entry
 from guest.os_errors import printable
-from guest.policy.paths import kind
+from guest.policy.resolve import kind
 from guest.policy.tree import JudgedDirectory
 from vsrpc.filetree import Failure, Parents, walk
 from vsrpc.v1 import file_pb2 as pb

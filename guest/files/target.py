@@ -1,74 +1,48 @@
 """A file that is written out of sight and put in place whole.
 
 It is written without a name (O_TMPFILE), so that nothing is left when the daemon or the guest dies. Where the file
-system cannot do that it has a name that begins with TEMP_PREFIX, in the target's directory; such a file that is older
-than the daemon is a leftover of a crash and can be deleted.
+system cannot do that, and for the moment before it replaces another file, it has a name that begins with TEMP_PREFIX,
+in the target's directory; that is noted (temps.py), so that the next daemon removes what a crash leaves.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import dataclasses
 import errno
-import grp
 import os
-import pwd
-import re
-import secrets
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from guest.errors import error
 from guest.files.content import read_full
-from guest.files.entries import asked_path
-from guest.os_errors import as_rpc_error, file_errors, printable
-from guest.policy.paths import PathPolicy, kind
-from vsrpc.newfile import punch_hole
+from guest.files.entries import Owners, asked_path, mode_of
+from guest.files.temps import TEMP_PREFIX, Noted, TempFiles
+from guest.os_errors import as_rpc_error, file_errors, free_bytes, printable
+from guest.policy.paths import PathPolicy
+from guest.policy.resolve import kind
+from vsrpc.errors import RpcError
+from vsrpc.newfile import Attributes, NewFile, punch_hole
 from vsrpc.wire import Buffer
 
 if TYPE_CHECKING:
     from vsrpc.v1.file_pb2 import InitUploadRequest, UploadRequest
 
-TEMP_PREFIX = ".vsrpc-upload-"
-
-_MODE = re.compile(r"0{0,2}[0-7]{1,4}\Z")
-_KEEP = -1  # chown(2): leave as it is
-_NO_ID = 2**32 - 1  # what chown(2) sees as -1
-_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS)  # EISDIR: Linux before 3.11
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
-_RENAME_NOREPLACE = 1  # linux/fs.h
-
 
 @dataclass(frozen=True)
 class TargetSpec:
-    """What the file in place shall be; `uid` and `gid` are -1 for the daemon's own."""
+    """What the file in place shall be."""
 
     path: str
-    mode: int
-    uid: int
-    gid: int
+    attributes: Attributes
     overwrite: bool
-    mtime_ns: int | None = None
-    """Last change of the content that it shall have; None for now."""
-    keep_attributes: bool = False
-    """Whether a file that is replaced keeps its mode, owner and group."""
 
     @classmethod
     def of(cls, request: UploadRequest | InitUploadRequest) -> TargetSpec:
         """Read it from a request; raises INVALID_PARAMS for a wrong mode, an unknown owner or group."""
-        if request.mode and not _MODE.match(request.mode):
-            message = f'mode {request.mode!r} is not octal permission bits: give 0 to 7777, for example "0644"'
-            raise error("INVALID_PARAMS", message, field="mode")
-        return cls(
-            path=asked_path(request),
-            mode=int(request.mode or "0644", 8),
-            uid=_id("owner", request.owner, lambda name: pwd.getpwnam(name).pw_uid),
-            gid=_id("group", request.group, lambda name: grp.getgrnam(name).gr_gid),
-            overwrite=request.overwrite if request.HasField("overwrite") else True,
-            **_kept(request),
-        )
+        mode, owners = mode_of(request.mode, 0o644), Owners()
+        attributes = Attributes(mode, owners.user_id(request.owner), owners.group_id(request.group), *_kept(request))
+        return cls(asked_path(request), attributes, request.overwrite if request.HasField("overwrite") else True)
 
 
 class Resumable(NamedTuple):
@@ -84,26 +58,44 @@ class TargetFile:
 
     Making one raises RpcError: what the policy says, FILE_NOT_FOUND (no such directory), WRONG_FILE_TYPE (the target
     is a directory or special), FILE_EXISTS, NO_SPACE, PERMISSION_DENIED. A symbolic link at the target's place is
-    replaced, never followed.
+    replaced, never followed. `rule` is the rule of the policy that allows it. `keep_free` bytes of its file system are
+    left.
     """
 
-    def __init__(self, policy: PathPolicy, spec: TargetSpec) -> None:
+    def __init__(
+        self, policy: PathPolicy, spec: TargetSpec, keep_free: int = 0, temps: TempFiles | None = None
+    ) -> None:
         self.spec = spec
         self.resume: Resumable | None = None
         """Set where what was written is to be kept, when it is discarded, for another upload."""
-        self.fd = -1
-        self._temp = ""
-        self._dirfd, self._name = policy.open_parent(spec.path)
+        self._keep_free = keep_free
+        self._temps = temps
+        self._new: NewFile | None = None
+        self._policy = policy
+        self._parent = policy.open_parent(spec.path)
+        self._dirfd, self._name, self.rule = self._parent
         try:
             self._check_place()
             with file_errors(spec.path, self._dirfd):
-                self._create()
+                self._new = self._create()
         except BaseException:
             self.discard()
             raise
 
+    @property
+    def fd(self) -> int:
+        """Its descriptor."""
+        assert self._new is not None, "it has been discarded"
+        return self._new.fd
+
+    def check_space(self, size: int) -> None:
+        """Raises NO_SPACE where its file system has no room for so many bytes."""
+        check_space(self.fd, size, self._keep_free, self.spec.path)
+
     def write(self, content: Buffer, offset: int) -> None:
         """Write at an offset; raises RpcError (NO_SPACE and so on)."""
+        if self._keep_free:
+            self.check_space(len(content))
         view = memoryview(content)
         with file_errors(self.spec.path, self._dirfd):
             while view:
@@ -131,31 +123,36 @@ class TargetFile:
 
     def commit(self) -> None:
         """Give it owner, mode and time, make it durable, put it in place in one step; on failure nothing is left."""
+        assert self._new is not None, "it has been discarded"
         try:
+            self._policy.check_parent(self._parent, self.spec.path)
             existing = self._check_place()
-            if existing is not None and self.spec.keep_attributes and stat.S_ISREG(existing.st_mode):
-                mode, uid, gid = stat.S_IMODE(existing.st_mode), existing.st_uid, existing.st_gid
-                self.spec = dataclasses.replace(self.spec, mode=mode, uid=uid, gid=gid)
+            attributes = self.spec.attributes
+            if existing is not None and stat.S_ISREG(existing.st_mode):
+                attributes = attributes.like(existing)
             with file_errors(self.spec.path, self._dirfd):
-                self._set_owner()
-                os.fchmod(self.fd, self.spec.mode)
-                if self.spec.mtime_ns is not None:
-                    os.utime(self.fd, ns=(self.spec.mtime_ns, self.spec.mtime_ns))
+                try:
+                    attributes.set_on(self.fd)
+                except PermissionError:
+                    raise _not_given_away(self.spec.path) from None
                 os.fsync(self.fd)
-                self._put_in_place()
+                if self.spec.overwrite:
+                    self._new.put(self._name)
+                else:
+                    self._new.put_new(self._name)
                 self._sync_directory()
         finally:
             self.discard()
 
     def discard(self) -> None:
         """Remove what is not in place; does nothing the second time."""
-        if self._temp:
-            _unlink(self._temp, self._dirfd)
-            self._temp = ""
-        for fd in (self.fd, self._dirfd):
-            if fd >= 0:
-                os.close(fd)
-        self.fd = self._dirfd = -1
+        if self._new is not None:
+            self._new.discard()
+            os.close(self._new.fd)
+            self._new = None
+        if self._dirfd >= 0:
+            os.close(self._dirfd)
+        self._dirfd = -1
 
     def _check_place(self) -> os.stat_result | None:
         shown = printable(self.spec.path)
@@ -172,52 +169,8 @@ class TargetFile:
             raise as_rpc_error(FileExistsError(errno.EEXIST, ""), self.spec.path)
         return status
 
-    def _create(self) -> None:
-        flags = os.O_RDWR | os.O_CLOEXEC
-        try:
-            self.fd = os.open(".", flags | os.O_TMPFILE, 0o600, dir_fd=self._dirfd)
-            return
-        except OSError as failure:
-            if failure.errno not in _NO_TMPFILE:
-                raise
-        name = _temp_name()
-        self.fd = os.open(name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=self._dirfd)
-        self._temp = name
-
-    def _set_owner(self) -> None:
-        spec = self.spec
-        if (spec.uid, spec.gid) == (_KEEP, _KEEP):
-            return
-        try:
-            os.fchown(self.fd, spec.uid, spec.gid)
-        except PermissionError:
-            message = (
-                f"The daemon runs as user {os.geteuid()} and may not give files to others: leave owner and group out"
-            )
-            raise error("PERMISSION_DENIED", message, path=printable(spec.path)) from None
-
-    def _put_in_place(self) -> None:
-        if not self.spec.overwrite:
-            self._put_as_new()
-            return
-        if not self._temp:
-            name = _temp_name()
-            self._link(name)
-            self._temp = name
-        os.rename(self._temp, self._name, src_dir_fd=self._dirfd, dst_dir_fd=self._dirfd)
-        self._temp = ""
-
-    def _put_as_new(self) -> None:
-        try:
-            self._link(self._name)
-        except OSError as failure:
-            if failure.errno not in _NO_LINKS or not self._temp:
-                raise
-            rename_new(self._dirfd, self._temp, self._name)
-            self._temp = ""
-
-    def _link(self, name: str) -> None:
-        os.link(f"/proc/self/fd/{self.fd}", name, dst_dir_fd=self._dirfd, follow_symlinks=True)
+    def _create(self) -> NewFile:
+        return NewFile(self._dirfd, TEMP_PREFIX, note=Noted(self._temps, self._dirfd))
 
     def _sync_directory(self) -> None:
         try:
@@ -230,51 +183,28 @@ class TargetFile:
             os.close(fd)
 
 
-def rename_new(dirfd: int, source: str, target: str) -> None:
-    """Rename within a directory, and fail if the target exists: renameat2(2), for file systems without hard links.
-
-    Raises OSError; EOPNOTSUPP where the C library (glibc before 2.28) or the file system cannot do it.
-    """
-    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if function is None:
-        raise OSError(errno.EOPNOTSUPP, "create without overwriting")
-    if function(dirfd, os.fsencode(source), dirfd, os.fsencode(target), _RENAME_NOREPLACE) != 0:
-        number = ctypes.get_errno()
-        if number in (errno.EINVAL, errno.ENOSYS):
-            raise OSError(errno.EOPNOTSUPP, "create without overwriting")
-        raise OSError(number, os.strerror(number))
+def check_space(fd: int, size: int, keep_free: int, path: str) -> None:
+    """Raises NO_SPACE where the file system of an open file has no room for so many bytes beside those kept free."""
+    free = free_bytes(fd)
+    if size <= free - keep_free:
+        return
+    shown = printable(path)
+    kept = f", and limits.free_space keeps {keep_free} of them" if keep_free else ""
+    rule = {"rule": "limits.free_space", "limit": keep_free} if size <= free else {}
+    message = f"No space left on the file system for {size} bytes ({free} bytes are free{kept}): {shown}"
+    raise error("NO_SPACE", message, path=shown, free=free, **rule)
 
 
-def _kept(request: Any) -> dict[str, Any]:
-    """What only an upload in chunks can keep of its source, or of the file that it replaces."""
+def _not_given_away(path: str) -> RpcError:
+    message = f"The daemon runs as user {os.geteuid()} and may not give files to others: leave owner and group out"
+    return error("PERMISSION_DENIED", message, path=printable(path))
+
+
+def _kept(request: Any) -> tuple[int | None, bool]:
+    """What only an upload in chunks can keep: its source's time, and the attributes of the file that it replaces."""
     if "keep_attributes" not in request.DESCRIPTOR.fields_by_name:
-        return {}
+        return None, False
     nanos: int = request.mtime_nanos
     if not 0 <= nanos < 10**9:
         raise error("INVALID_PARAMS", f"mtime_nanos is {nanos}: give 0 to 999999999", field="mtime_nanos")
-    mtime_ns = request.mtime * 10**9 + nanos if request.HasField("mtime") else None
-    return {"mtime_ns": mtime_ns, "keep_attributes": request.keep_attributes}
-
-
-def _temp_name() -> str:
-    return TEMP_PREFIX + secrets.token_hex(16)
-
-
-def _unlink(name: str, dirfd: int) -> None:
-    try:
-        os.unlink(name, dir_fd=dirfd)
-    except OSError:  # the directory or its file system is gone or read-only: there is nobody to tell
-        pass
-
-
-def _id(field: str, name: str, look_up: Callable[[str], int]) -> int:
-    """A user's or group's number: by name if there is one of that name, else the number itself (as chown(1) does)."""
-    if not name:
-        return _KEEP
-    try:
-        return look_up(name)
-    except (KeyError, ValueError):
-        pass
-    if name.isascii() and name.isdigit() and len(name) <= 10 and int(name) < _NO_ID:
-        return int(name)
-    raise error("INVALID_PARAMS", f"No such {field} in the guest: {name!r} (give a name or a number)", field=field)
+    return request.mtime * 10**9 + nanos if request.HasField("mtime") else None, request.keep_attributes

@@ -14,6 +14,7 @@ from guest.files.content import BLOCK, SHA256, new_digest
 from guest.files.ranges import Ranges
 from guest.files.target import TargetFile
 from guest.os_errors import printable
+from vsrpc.admission import Budget
 from vsrpc.errors import RpcError
 from vsrpc.wire import Buffer
 
@@ -22,27 +23,6 @@ _LOOK = 0.2  # seconds after which whoever waits for the digest looks whether it
 _TURN = 16 * 1024 * 1024  # bytes of one upload that are digested before it is another one's turn
 
 _SETTLE = 2.0  # seconds that an end waits for those who use the file just now
-
-
-class Budget:
-    """Bytes that all uploads together may keep in memory. Thread-safe."""
-
-    def __init__(self, size: int) -> None:
-        self._lock = threading.Lock()
-        self._left = size
-
-    def take(self, count: int) -> bool:
-        """Take so many, if they are there."""
-        with self._lock:
-            if count > self._left:
-                return False
-            self._left -= count
-            return True
-
-    def give(self, count: int) -> None:
-        """Give them back."""
-        with self._lock:
-            self._left += count
 
 
 class UploadSession:
@@ -61,11 +41,14 @@ class UploadSession:
     ) -> None:
         self.used = now
         self.path = target.spec.path
+        self.rule = target.rule
         self.size = size
         self.chunk_size = chunk_size
         self.chunks = 0
         self.closed = False
         self.checksum = checksum
+        self.stream = False
+        """Whether its size is said when it is finished."""
         self.resume = target.resume
         self._target = target
         self._submit = submit
@@ -80,7 +63,7 @@ class UploadSession:
         self._digesting = False  # in another thread, from `_digested` on
         self._finishing = 0  # threads that digest what is left themselves
         self._kept: dict[int, Buffer] = {}  # by their offsets
-        self._failure: RpcError | None = None  # that ended it
+        self.failure: RpcError | None = None  # to write, which ended it
 
     # -- who uses it
 
@@ -175,7 +158,7 @@ class UploadSession:
                 self._target.write(content, offset)
             written = True
         except RpcError as failure:
-            self._failure = self._failure or failure
+            self.failure = self.failure or failure
             raise
         finally:
             with self._changed:
@@ -254,8 +237,8 @@ class UploadSession:
             return actual
 
     def _gone(self) -> RpcError:
-        if self._failure is not None:  # the cause, for whichever of the chunks under way is looked at first
-            return self._failure
+        if self.failure is not None:  # the cause, for whichever of the chunks under way is looked at first
+            return self.failure
         message = f"The upload has ended: {printable(self.path)} (begin it again)"
         return error("SESSION_NOT_FOUND", message, path=printable(self.path))
 

@@ -9,7 +9,7 @@ from typing import Callable, Iterable
 
 from guest.errors import error
 from guest.files.entries import Owners, as_failure, mode_of
-from guest.files.target import TEMP_PREFIX
+from guest.files.temps import TEMP_PREFIX, Noted, TempFiles
 from guest.os_errors import printable
 from guest.policy.paths import PathPolicy
 from guest.policy.tree import JudgedDirectory
@@ -27,12 +27,16 @@ _LOOK = 16  # files made before it is asked whether somebody still waits
 class TreeWriter:
     """Makes what one call asks for, and keeps what could not be made. A context manager."""
 
-    def __init__(self, directory: JudgedDirectory, content: Buffer, overwrite: bool) -> None:
+    def __init__(
+        self, directory: JudgedDirectory, content: Buffer, overwrite: bool, temps: TempFiles | None = None
+    ) -> None:
+        """`content` is that of all files, one after the other; `temps` takes note of temporary names."""
         self.failures: list[pb.FileFailure] = []
         self.written = 0
         self._directory = directory
         self._content = memoryview(content)
         self._overwrite = overwrite
+        self._temps = temps
         self._parents = Parents(directory)
         self._sources = Parents(directory)  # of hard links
         self._owners = Owners()
@@ -71,7 +75,7 @@ class TreeWriter:
 
     def _file(self, new: pb.NewFile, parent: JudgedDirectory, leaf: str, content: Buffer) -> None:
         attributes = self._wanted(new, FILE_MODE)
-        write_file(parent.fd, leaf, content, attributes, self._overwrite, TEMP_PREFIX)
+        write_file(parent.fd, leaf, content, attributes, self._overwrite, TEMP_PREFIX, Noted(self._temps, parent.fd))
 
     def _make_directory(self, new: pb.NewFile, parent: JudgedDirectory, leaf: str, _: Buffer) -> None:
         try:
@@ -94,12 +98,13 @@ class TreeWriter:
             lambda: _links_to(parent, leaf, target),
             self._overwrite,
             TEMP_PREFIX,
+            Noted(self._temps, parent.fd),
         )
         set_attributes(parent, leaf, self._wanted(new, 0))
 
     def _hardlink(self, new: pb.NewFile, parent: JudgedDirectory, leaf: str, _: Buffer) -> None:
         source, source_leaf = self._sources.of(os.fsdecode(new.target))
-        hard_link(source, source_leaf, parent, leaf, self._overwrite)
+        hard_link(source, source_leaf, parent, leaf, self._overwrite, self._temps)
 
     def _attributes(self, new: pb.NewFile, parent: JudgedDirectory, leaf: str, _: Buffer) -> None:
         parent.check(leaf, os.stat(leaf, dir_fd=parent.fd, follow_symlinks=False))
@@ -171,7 +176,12 @@ def check_link_target(policy: PathPolicy, directory: JudgedDirectory, target: st
 
 
 def hard_link(
-    source: JudgedDirectory, source_leaf: str, directory: JudgedDirectory, leaf: str, overwrite: bool
+    source: JudgedDirectory,
+    source_leaf: str,
+    directory: JudgedDirectory,
+    leaf: str,
+    overwrite: bool,
+    temps: TempFiles | None = None,
 ) -> None:
     """Give a regular file another name. Raises OSError, RpcError."""
     status = os.stat(source_leaf, dir_fd=source.fd, follow_symlinks=False)
@@ -185,7 +195,7 @@ def hard_link(
     def link(name: str) -> None:
         os.link(source_leaf, name, src_dir_fd=source.fd, dst_dir_fd=directory.fd, follow_symlinks=False)
 
-    replace_link(directory.fd, leaf, link, same, overwrite, TEMP_PREFIX)
+    replace_link(directory.fd, leaf, link, same, overwrite, TEMP_PREFIX, Noted(temps, directory.fd))
 
 
 def _links_to(directory: JudgedDirectory, leaf: str, target: str) -> bool:

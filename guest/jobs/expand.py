@@ -84,13 +84,10 @@ class Expander:
 
     def _matching(self, directory: str, matcher: _Matcher, named: bool) -> list[str]:
         try:
-            self._judge.metadata(directory or ".")
-            names = os.listdir(self._judge.absolute(directory))
+            names = self._judge.names(directory)
         except RpcError:
             if named:
                 raise
-            return []
-        except OSError:
             return []
         if matcher.hidden:
             names += [".", ".."]

@@ -41,10 +41,10 @@ class InputFeed:
         if offset > self.offset:
             raise ValueError(f"offset {offset} is beyond the {self.offset} bytes that were written so far")
         fresh = memoryview(content)[self.offset - offset :]
-        if self.closed:
-            return True
         if self._eof and len(fresh):
             raise ValueError(f"the input has ended after {self.offset} bytes")
+        if self.closed:
+            return True
         piece = fresh[: max(0, MAX_AHEAD - len(self._pending))]
         self._pending += piece
         self.offset += len(piece)

@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass
-from typing import Mapping, Protocol, Sequence
+from typing import Callable, Mapping, Protocol, Sequence
 
 from guest.jobs.process_tree import ProcessTree, User, Wake
 from vsrpc.deadline import Deadline
@@ -200,7 +200,10 @@ class Job:
         stderr: Output,
         stdin: Input,
         user: User | None = None,
+        on_start: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_start` is called once, before the first process."""
+        self._on_start: Callable[[], None] | None = on_start
         self._environment = environment
         self._directory = directory
         self._deadline = deadline
@@ -252,6 +255,9 @@ class Job:
         tree = ProcessTree(self._wake)
         try:
             self._check()
+            if self._on_start is not None:
+                self._on_start()
+                self._on_start = None
             last = self._start(tree, stages, strict)
             if strict:
                 self._stdin.release_reader()

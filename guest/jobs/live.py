@@ -45,6 +45,8 @@ class Spec:
     user: str
     log_size: int
     """Bytes kept of each output."""
+    close: Callable[[], None]
+    """Called once, when it has ended or is not started: lets go of what `run` needs."""
     timeout: float | None = None
     run_as: User | None = None
     stdin: bool = False
@@ -207,6 +209,7 @@ class LiveJob:
             failure = error("INTERNAL_ERROR", f"the job failed: {defect!r}")
             raise
         finally:
+            self.spec.close()
             self._drain()
             self._end(status, failure)
 

@@ -115,17 +115,20 @@ class OutputLog:
                 room = min(self._room(), self._capacity - self.end % self._capacity, limit - taken)
             if room <= 0:
                 return
-            self._make_way(room)
             try:
-                count = self._move(room)
+                waiting = self.waiting()
+                if not waiting:
+                    self.add(os.read(self.reader, 1) or self._end())
+                    continue
+                # No more than is there, so that no more is given up than must be.
+                self._make_way(min(room, waiting))
+                count = self._move(min(room, waiting))
             except BlockingIOError:
                 return
             except OSError as failure:
                 if failure.errno != errno.EIO:  # a terminal that nobody has open any more (tty_ldisc)
                     raise
-                count = 0
-            if not count:
-                self.ended = True
+                self._end()
                 return
             taken += count
             self._grow(count)
@@ -166,6 +169,10 @@ class OutputLog:
         if not self._hold or self._clock() - self._seen > _ATTENTION:
             return self._capacity
         return self._capacity - (self.end - max(self._taken, self.start))
+
+    def _end(self) -> bytes:
+        self.ended = True
+        return b""
 
     def _make_way(self, count: int) -> None:
         """Give up what `count` further bytes will overwrite, before they do."""

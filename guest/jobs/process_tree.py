@@ -16,6 +16,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Mapping, Sequence
 
+from guest.jobs.expendable import make_expendable
 from vsrpc.deadline import Deadline
 
 
@@ -113,6 +114,7 @@ class ProcessTree:
             close_fds=False,  # there are none to close: Python opens all with O_CLOEXEC
             **_as_user(user),
         )
+        make_expendable(process.pid)
         self._processes.append(process)
         return process
 

@@ -7,7 +7,7 @@ match other files. What is judged is the argument vector that is executed.
 from __future__ import annotations
 
 import os
-from typing import Callable, Mapping, Protocol, Sequence
+from typing import Callable, Mapping, NamedTuple, Protocol, Sequence
 
 from guest.jobs import redirect
 from guest.jobs.expand import Expander
@@ -19,6 +19,13 @@ from vsrpc.errors import RpcError
 
 _EXIT_CODES = {"CMD_NOT_FOUND": NOT_FOUND, "CMD_EXEC_FAILED": CANNOT_EXECUTE}
 _REDIRECTION_FAILED = 1
+
+
+class Judged(NamedTuple):
+    """A command that is allowed: its arguments, and the program's path; "" for one that is not there."""
+
+    argv: list[str]
+    program: str
 
 
 class Runner(Protocol):
@@ -38,7 +45,7 @@ class Script:
         directory: str,
         adapt: Callable[[Stage], Stage] | None = None,
     ) -> None:
-        """`adapt` changes how a judged command is executed; it may refuse it, too."""
+        """`adapt` changes how a judged command is executed."""
         self._policy = policy
         self._adapt = adapt
         self._directory = directory
@@ -53,11 +60,6 @@ class Script:
         self.judge(line)
         return self.run_judged(line, runner)
 
-    def judge(self, line: CommandLine) -> None:
-        """Raise RpcError if the policy refuses any part of it."""
-        for command in line.commands:
-            self._judge(command, len(line.commands) == 1)
-
     def run_judged(self, line: CommandLine, runner: Runner) -> Status:
         """`run`, after `judge`."""
         alone = len(line.commands) == 1
@@ -70,10 +72,16 @@ class Script:
             status = runner.run(self._stages(step.pipeline.commands, alone), strict=alone)
         return status
 
-    def _judge(self, command: SimpleCommand, alone: bool) -> None:
+    def judge(self, line: CommandLine) -> list[Judged]:
+        """Every command of the line as it would be executed now; raises RpcError as `run` does."""
+        alone = len(line.commands) == 1
+        return [self._judge(command, alone) for command in line.commands]
+
+    def _judge(self, command: SimpleCommand, alone: bool) -> Judged:
         argv = self._expander.arguments(command)
+        program = ""
         try:
-            self._policy.check(argv, self._directory)
+            program = self._policy.check(argv, self._directory)
         except RpcError as failure:
             if alone or failure.reason not in _EXIT_CODES:
                 raise
@@ -84,6 +92,7 @@ class Script:
                 except RpcError as failure:
                     if failure.reason == "PERMISSION_DENIED":
                         raise
+        return Judged(argv, program)
 
     def _stages(self, commands: Sequence[SimpleCommand], alone: bool) -> list[Stage | FailedStage]:
         stages: list[Stage | FailedStage] = []

@@ -9,7 +9,7 @@ from typing import Callable
 
 from guest.errors import error
 from guest.jobs.live import LiveJob, Spec
-from vsrpc.errors import RpcError
+from vsrpc.errors import RpcError, busy
 
 MAX_JOBS = 256
 """Jobs that run at a time."""
@@ -38,20 +38,21 @@ class JobStore:
 
     def start(self, spec: Spec) -> LiveJob:
         """Start a job. Raises RpcError BUSY when too many run."""
-        with self._lock:
-            self._forget_old()
-            if self._stopped:
-                raise error("SERVICE_UNAVAILABLE", "The daemon is stopping; try again in a moment")
-            running = sum(not job.over for job in self._jobs.values())
-            if running >= self._max_jobs:
-                message = (
-                    f"{running} jobs run already, and limits.jobs allows no more: wait until one ends, or kill one"
-                )
-                raise error("BUSY", message, limit=self._max_jobs)
-            job = LiveJob(secrets.token_hex(4), spec)
-            self._jobs[job.id] = job
-            job.start()
-            return job
+        try:
+            with self._lock:
+                self._forget_old()
+                if self._stopped:
+                    raise error("SERVICE_UNAVAILABLE", "The daemon is stopping; try again in a moment")
+                running = sum(not job.over for job in self._jobs.values())
+                if running >= self._max_jobs:
+                    raise busy(f"{running} jobs run already", "limits.jobs", self._max_jobs)
+                job = LiveJob(secrets.token_hex(4), spec)
+                self._jobs[job.id] = job
+        except BaseException:
+            spec.close()
+            raise
+        job.start()
+        return job
 
     def get(self, job_id: str) -> LiveJob:
         """The job of that id. Raises RpcError JOB_NOT_FOUND."""

@@ -80,10 +80,15 @@ def unit_name(name: str) -> str:
     """
     if not _NAME.match(name) or name.startswith("."):
         raise ValueError("a plain unit name is needed (letters, digits, : _ . @ \\ and -), no path, pattern or option")
-    full = name if name.rpartition(".")[2] in _TYPES and "." in name else f"{name}.service"
+    full = typed_name(name)
     if len(full) > _LONGEST_NAME:
         raise ValueError(f"a unit name has at most {_LONGEST_NAME} characters")
     return full
+
+
+def typed_name(name: str) -> str:
+    """A unit's name, or a pattern of names, with its type."""
+    return name if name.rpartition(".")[2] in _TYPES and "." in name else f"{name}.service"
 
 
 def is_running(run_directory: str = "/run/systemd/system") -> bool:
@@ -115,6 +120,15 @@ class Systemctl:
         if result.exit_code != 0:
             raise Unusable(result.errors.strip() or f"systemctl show ended with {result.exit_code}")
         return _unit(dict(line.partition("=")[::2] for line in result.output.splitlines()))
+
+    def names(self) -> list[str]:
+        """The full names of all units that are loaded or have a file: templates too, aliases not."""
+        names: list[str] = []
+        for what in ("list-units", "list-unit-files"):
+            listed = self._run("systemctl", what, "--no-legend", "--plain", "--no-pager", "--all")
+            rows = (line.split() for line in listed.output.splitlines())
+            names += [row[0] for row in rows if len(row) > 1 and row[1] != "alias"]
+        return names
 
     def act(self, action: str, unit: str, *options: str) -> Result:
         """start, stop, restart, enable or disable; waits for the end."""

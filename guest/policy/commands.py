@@ -22,7 +22,8 @@ from vsrpc.errors import RpcError
 DEFAULT_COMMANDS = frozenset(RULES)
 """The list that `security.allowed_commands: []` stands for: commands that look and do not touch."""
 
-_WAY_OUT = "security.allowed_commands in the guest's configuration lists what may run"
+_KEY = "security.allowed_commands"
+_WAY_OUT = f"{_KEY} in the guest's configuration lists what may run"
 _INSTEAD = {
     "cd": "set working_dir of the request instead",
     "export": "set env of the request instead",
@@ -34,8 +35,11 @@ class CommandPolicy:
     """The rules for one list: names, absolute paths, or None for any command. An empty list is the default one."""
 
     def __init__(self, allowed: Iterable[str] | None, paths: PathRules, login_shell: bool = False) -> None:
-        self._allowed = None if allowed is None else frozenset(allowed) or DEFAULT_COMMANDS
+        listed = None if allowed is None else frozenset(allowed)
+        self._allowed = None if listed is None else listed or DEFAULT_COMMANDS
         self.paths = paths
+        self.rule = _KEY if listed else f"{_KEY}: {'null' if listed is None else 'built-in list'}"
+        """What allows the commands that are."""
         self.login_shell = login_shell
         """Whether callers may have an interactive shell, in which the list does not hold."""
 
@@ -59,7 +63,7 @@ class CommandPolicy:
             try:
                 rule(argv[1:], PathJudge(self.paths, directory))
             except ArgumentRefused as refusal:
-                raise refused(f"{name} {refusal.argument}", refusal.why) from None
+                raise refused(f"{name} {refusal.argument}", refusal.why, f"arguments of {name}") from None
         return program
 
     def _listed_name(self, program: str) -> str:
@@ -75,18 +79,20 @@ class CommandPolicy:
         raise refused(program, _INSTEAD.get(program, ""))
 
 
-def refused(what: str, why: str = "") -> RpcError:
-    """The error for what may not run."""
+def refused(what: str, why: str = "", rule: str = _KEY) -> RpcError:
+    """The error for what may not run, and the rule that says so."""
     what = printable(what)
     reason = f"{printable(why)}; " if why else ""
-    return error("PERMISSION_DENIED", f"Command not allowed: {what} ({reason}{_WAY_OUT})", command=what)
+    return error(
+        "PERMISSION_DENIED", f"Command not allowed: {what} ({reason}{_WAY_OUT})", command=what, rule=printable(rule)
+    )
 
 
 def lookup(name: str) -> str | None:
     """Where a plain name is found on the fixed path, as execvp(3) would find it."""
     for directory in SAFE_PATH.split(":"):
         path = f"{directory}/{name}"
-        if _is_program(path):
+        if is_program(path):
             return path
     return None
 
@@ -101,12 +107,13 @@ def _find(program: str, directory: str) -> str:
     path = os.path.join(directory, program)
     if not os.path.exists(path):
         raise error("CMD_NOT_FOUND", f"Command not found: {shown} (no such file)", command=shown)
-    if not _is_program(path):
+    if not is_program(path):
         raise error("CMD_EXEC_FAILED", f"Cannot execute: {shown} (not an executable file)", command=shown)
     return path
 
 
-def _is_program(path: str) -> bool:
+def is_program(path: str) -> bool:
+    """Whether a path leads to an executable file."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode) and os.access(path, os.X_OK)
     except OSError:

@@ -14,9 +14,7 @@ import re
 
 from guest.policy.commands_syntax import (
     MAX_COMMANDS,
-    MAX_LINE,
     CommandLine,
-    CommandSyntaxError,
     Condition,
     Duplication,
     FileRedirection,
@@ -47,8 +45,6 @@ def parse(line: str) -> CommandLine:
 
     Raises CommandSyntaxError for what is no command line, CommandRefused for what would need a shell.
     """
-    if len(line) > MAX_LINE:
-        raise CommandSyntaxError(f"the command has {len(line)} characters; at most {MAX_LINE} are taken")
     return _Parser(line).command_line()
 
 

@@ -16,9 +16,6 @@ import enum
 from dataclasses import dataclass
 from typing import Union
 
-MAX_LINE = 128 * 1024
-"""Characters of a command line: what Linux takes as one argument of `sh -c` (MAX_ARG_STRLEN, fs/exec.c)."""
-
 MAX_COMMANDS = 64
 """Simple commands in one line. Each is a process; a longer list is a script and belongs in a file."""
 

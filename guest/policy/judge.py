@@ -7,6 +7,8 @@ import stat
 from typing import Protocol
 
 from guest.policy.getopt import ArgumentRefused
+from guest.policy.paths import Directory, Opened
+from vsrpc.errors import RpcError
 
 NULL_DEVICE = "/dev/null"
 """May be read and written by everyone, though devices are on the path policy's deny list."""
@@ -18,20 +20,23 @@ _MAX_TREE = 20_000
 class PathRules(Protocol):
     """What is needed of the path policy (guest.policy.paths.PathPolicy). All raise RpcError to refuse."""
 
-    def check_read(self, path: str) -> None:
+    def check_read(self, path: str) -> str:
         """Whether content may be read."""
 
-    def check_write(self, path: str) -> None:
+    def check_write(self, path: str) -> str:
         """Whether a file may be written there."""
 
-    def check_metadata(self, path: str) -> None:
+    def check_metadata(self, path: str) -> str:
         """Whether metadata may be read; a symbolic link is itself."""
 
-    def open_read(self, path: str) -> int:
+    def open_read(self, path: str) -> Opened:
         """Open a regular file for reading its content."""
 
-    def open_parent(self, path: str) -> tuple[int, str]:
-        """Open the directory of a file to be written; returns it and the file's name in it."""
+    def open_write(self, path: str, *, append: bool, mode: int) -> Opened:
+        """Open a regular file for writing, from its beginning or at its end; a new one gets `mode`."""
+
+    def open_directory(self, path: str) -> Directory:
+        """Open a directory of which metadata may be read."""
 
 
 class PathJudge:
@@ -59,6 +64,21 @@ class PathJudge:
         self._rules.check_metadata(path)
         if os.path.islink(path):
             self._rules.check_metadata(os.path.realpath(path))
+
+    def names(self, directory: str) -> list[str]:
+        """The names in a directory whose metadata may be read; none where there is no directory. Raises RpcError."""
+        try:
+            opened = self._rules.open_directory(self.absolute(directory))
+        except RpcError as failure:
+            if failure.reason in ("FILE_NOT_FOUND", "WRONG_FILE_TYPE"):
+                return []
+            raise
+        try:
+            return os.listdir(f"/proc/self/fd/{opened.fd}")
+        except OSError:  # the daemon's user may not list it
+            return []
+        finally:
+            os.close(opened.fd)
 
     def read_tree(self, path: str) -> None:
         """Raise unless every regular file at or below `path` may be read. Links below are not followed."""

@@ -4,9 +4,10 @@ A path is judged on what it really leads to: the file or directory is opened fir
 kernel is asked where that is (/proc/self/fd/N), and work goes on with the open file. No name is looked up
 again between the judgement and the use, so nobody can swap it in between.
 
-Content may be read and written in the configured places only. Metadata may also be read of what every user of the
-guest can see. Secrets (guest.policy.denied) are refused always. Nothing here knows messages or the daemon's
-configuration file.
+Content may be read and written in the configured places only; the deepest place that holds a path says whether it may
+be written. Metadata may also be read of what every user of the guest can see. Secrets (guest.policy.denied), and what
+the configuration adds to them, are refused always, also where they are mounted at a second place. Every judgement
+names the rule that decided. Nothing here knows messages or the daemon's configuration file.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import errno
 import os
 import stat
 from dataclasses import dataclass
-from typing import Iterable, Sequence
+from typing import Iterable, NamedTuple, Sequence
 
 from guest.errors import error
 from guest.os_errors import as_rpc_error, file_errors, printable
-from guest.policy.denied import why_file_denied, why_path_denied
+from guest.policy.denied import KEY, OWN_FILES, DenyList, always, refusal
+from guest.policy.resolve import kind, look, plain, reopen, where, within, world_visible
 from vsrpc.errors import RpcError
 
 METADATA, READ, WRITE = "metadata", "read", "write"
@@ -28,296 +30,280 @@ METADATA, READ, WRITE = "metadata", "read", "write"
 VISIBLE = "metadata that every user of the guest can see"
 """The rule by which metadata outside the configured places may be read."""
 
-_LONGEST_PATH = 4095  # bytes: PATH_MAX less its NUL (linux/limits.h)
-_MOST_LINKS = 40  # symbolic links followed in one path: MAXSYMLINKS (linux/namei.h)
-_NOWHERE = (errno.ENOENT, errno.ENOTDIR)
+_SAYS = f"{KEY} in the guest's configuration says so"
+
+
+class Opened(NamedTuple):
+    """An open file, which the caller closes, and the rule that allowed it."""
+
+    fd: int
+    rule: str
+
+
+class Parent(NamedTuple):
+    """The directory of a file to be written (O_PATH, closed by the caller), the file's name in it, and the rule."""
+
+    fd: int
+    name: str
+    rule: str
+
+
+class Directory(NamedTuple):
+    """An open directory (O_PATH, closed by the caller) and its real path."""
+
+    fd: int
+    real: str
+
+
+class Found(NamedTuple):
+    """What a path names, open for looking at (O_PATH): the caller closes `fd`. A symbolic link is itself."""
+
+    fd: int | None
+    """None when nothing is there (and that may be told)."""
+    content_allowed: bool
+    """Whether the policy lets its content be read."""
+    rule: str
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a path names, open for looking at (O_PATH): the caller closes `fd`. A symbolic link is itself."""
-
-    fd: int
-    content_allowed: bool
-    """Whether the policy lets its content be read."""
+class _Place:
+    shown: str
+    real: str
+    writable: bool
 
 
 class PathPolicy:
-    """The rules, for the places given.
+    """The rules, for the places given: directories, with all below them, and files.
 
-    `allowed` are directories, with all below them, and files. Symbolic links in them are followed once, now:
-    a link made later cannot widen them. `own` are files and directories of the daemon itself, always refused.
+    `allowed` may be read and written, `read_only` only read. Symbolic links in them are followed once, now: a link
+    made later cannot widen them. `denied` are refused always; links in them are followed each time, so that they
+    protect what they lead to now. So are `own`, which are the daemon's. `program` is where its code is loaded from:
+    never written.
 
     Every method takes an absolute path and raises RpcError: MISSING_REQUIRED, INVALID_PARAMS (relative, NUL, too long),
-    PERMISSION_DENIED, or what the operating system says of the file.
+    PERMISSION_DENIED with the fact `rule`, or what the operating system says of the file.
     """
 
-    def __init__(self, allowed: Sequence[str], own: Iterable[str] = ()) -> None:
-        self._shown = ", ".join(allowed) or "none"
-        self._allowed = tuple(os.path.realpath(path) for path in allowed)
-        self._own = tuple(os.path.realpath(path) for path in own)
+    def __init__(
+        self,
+        allowed: Sequence[str],
+        own: Iterable[str] = (),
+        *,
+        read_only: Sequence[str] = (),
+        denied: Sequence[str] = (),
+        program: Iterable[str] = (),
+    ) -> None:
+        self._shown = ", ".join((*allowed, *(f"{path} (read only)" for path in read_only))) or "none"
+        # Of two that are the same place, the one that allows less counts: it comes first.
+        places = [_Place(path, os.path.realpath(path), False) for path in read_only]
+        places += [_Place(path, os.path.realpath(path), True) for path in allowed]
+        self._places = sorted(places, key=lambda place: -len(place.real))
+        own = tuple(own)
+        self._program = {each for path in (*program, *own) for each in (os.path.abspath(path), os.path.realpath(path))}
+        self._deny_list = DenyList(own, denied)
 
-    def check_read(self, path: str) -> None:
-        """Whether content at `path` may be read. What does not exist is judged by the place where it would be."""
-        fd, real = self._look(path)
+    def check_read(self, path: str) -> str:
+        """Whether content at `path` may be read. What does not exist is judged by the place where it would be.
+
+        Returns the rule, as the other checks do.
+        """
+        fd, real = look(path)
         try:
-            self._judge_content(path, real, fd)
+            return self._judge_content(path, real, fd)
         finally:
             _close(fd)
 
-    def check_write(self, path: str) -> None:
+    def check_write(self, path: str) -> str:
         """Whether `path` may be written: both the name's own place and what it leads to, if it is a link."""
-        dirfd, name = self.open_parent(path)
+        parent = self.open_parent(path)
         try:
-            link = stat.S_ISLNK(os.stat(name, dir_fd=dirfd, follow_symlinks=False).st_mode)
+            link = stat.S_ISLNK(os.stat(parent.name, dir_fd=parent.fd, follow_symlinks=False).st_mode)
         except FileNotFoundError:
-            return
+            return parent.rule
         except OSError as failure:
             raise as_rpc_error(failure, path) from failure
         finally:
-            os.close(dirfd)
+            os.close(parent.fd)
         if link:
-            fd, real = self._look(path)
+            fd, real = look(path)
             if fd is None:
-                raise self._denied(path, real, "a symbolic link that leads nowhere")
+                raise always(path, real, "a symbolic link that leads nowhere")
             try:
-                self._judge_content(path, real, fd)
+                self._judge_content(path, real, fd, write=True)
             finally:
                 os.close(fd)
+        return parent.rule
 
-    def check_metadata(self, path: str) -> None:
+    def check_metadata(self, path: str) -> str:
         """Whether metadata of `path` (or that nothing is there) may be told."""
-        found = self.open_metadata(path)
-        if found is not None:
-            os.close(found.fd)
-
-    def open_read(self, path: str) -> int:
-        """Open a regular file for reading its content; the caller closes the descriptor.
-
-        Also raises FILE_NOT_FOUND, and WRONG_FILE_TYPE for all but regular files. Never waits for a FIFO or device.
-        """
-        fd, real = self._look(path)
+        fd, real = look(path, follow=False)
         try:
-            self._judge_content(path, real, fd)
-            if fd is None:
-                raise error("FILE_NOT_FOUND", f"No such file: {printable(path)}", path=path)
-            return reopen(fd, path)
+            return self._judge_metadata(path, real, fd, path)
         finally:
             _close(fd)
 
-    def open_parent(self, path: str) -> tuple[int, str]:
-        """Open the directory of a file to be written; returns it (O_PATH, to be closed) and the file's name in it.
+    def open_read(self, path: str) -> Opened:
+        """Open a regular file for reading its content.
+
+        Also raises FILE_NOT_FOUND, and WRONG_FILE_TYPE for all but regular files. Never waits for a FIFO or device.
+        """
+        fd, real = look(path)
+        try:
+            rule = self._judge_content(path, real, fd)
+            if fd is None:
+                raise error("FILE_NOT_FOUND", f"No such file: {printable(path)}", path=path)
+            return Opened(reopen(fd, path), rule)
+        finally:
+            _close(fd)
+
+    def open_write(self, path: str, *, append: bool, mode: int) -> Opened:
+        """Open a regular file for writing at its beginning, or at its end; one that is not there is made with `mode`.
+
+        Also raises FILE_NOT_FOUND for a directory that is not there, and WRONG_FILE_TYPE for all but regular files,
+        symbolic links too. What may have been put there by another user of the guest is judged before it is changed.
+        """
+        parent = self.open_parent(path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        try:
+            with file_errors(path, parent.fd):
+                try:
+                    fd = os.open(parent.name, flags | (os.O_APPEND if append else 0), mode, dir_fd=parent.fd)
+                except OSError as failure:
+                    if failure.errno not in (errno.ELOOP, errno.ENXIO):  # a link; a FIFO, socket or device
+                        raise
+                    raise _not_regular(path) from failure
+        finally:
+            os.close(parent.fd)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise _not_regular(path)
+            if status.st_nlink != 1:
+                names = f"the file has {status.st_nlink} names (hard links), one of which may be elsewhere"
+                raise always(path, path, names, "hard links")
+            rule = self._judge_content(path, where(fd, path), fd, write=True)
+            if not append:
+                with file_errors(path):
+                    os.ftruncate(fd, 0)
+        except BaseException:
+            os.close(fd)
+            raise
+        return Opened(fd, rule)
+
+    def open_parent(self, path: str) -> Parent:
+        """Open the directory of a file to be written.
 
         The name may exist, also as a symbolic link: put a file in its place by rename, or open it with O_NOFOLLOW.
         """
-        parent, name = os.path.split(_plain(path))
-        fd, real = self._look(parent)
+        directory, name = os.path.split(plain(path))
+        fd, real = look(directory)
         try:
             if name in ("", ".", ".."):
                 raise error(
                     "WRONG_FILE_TYPE", f"Names a directory, where a file is needed: {printable(path)}", path=path
                 )
-            self._judge_content(path, os.path.join(real, name), fd)
+            rule = self._judge_content(path, os.path.join(real, name), fd, write=True)
             if fd is None:
-                raise error("FILE_NOT_FOUND", f"No such directory: {printable(parent)}", path=parent)
+                raise error("FILE_NOT_FOUND", f"No such directory: {printable(directory)}", path=directory)
             if not stat.S_ISDIR(os.fstat(fd).st_mode):
-                raise error("FILE_NOT_FOUND", f"Not a directory: {printable(parent)}", path=parent)
-        except RpcError:
+                raise error("FILE_NOT_FOUND", f"Not a directory: {printable(directory)}", path=directory)
+        except BaseException:
             _close(fd)
             raise
-        return fd, name
+        return Parent(fd, name, rule)
 
-    def open_metadata(self, path: str) -> Found | None:
-        """What `path` names, for reading metadata; None when nothing is there (and that may be told)."""
-        fd, real = self._look(path, follow=False)
+    def check_parent(self, parent: Parent, path: str) -> None:
+        """Judge again what `open_parent` returned for `path`, where time has passed: it may have been moved since."""
+        self._judge_content(path, os.path.join(where(parent.fd, path), parent.name), parent.fd, write=True)
+
+    def open_directory(self, path: str) -> Directory:
+        """Open a directory of which metadata may be read, to work in it or to list its names.
+
+        Also raises FILE_NOT_FOUND, and WRONG_FILE_TYPE for all but directories.
+        """
+        self.check_metadata(path)
+        fd, real = look(path)
         try:
-            self._judge_secret(path, real, fd)
-            allowed = self._is_allowed(real)
-            if not allowed and not _world_visible(_plain(path)):
-                raise self._not_listed(path, real)
-        except RpcError:
+            self._judge_metadata(path, real, fd, real)
+            if fd is None:
+                raise error("FILE_NOT_FOUND", f"No such directory: {printable(path)}", path=path)
+            if not stat.S_ISDIR(os.fstat(fd).st_mode):
+                raise error("WRONG_FILE_TYPE", f"Not a directory: {printable(path)}", path=path)
+        except BaseException:
             _close(fd)
             raise
-        return None if fd is None else Found(fd, allowed)
+        return Directory(fd, real)
+
+    def open_metadata(self, path: str) -> Found:
+        """What `path` names, for reading metadata."""
+        fd, real = look(path, follow=False)
+        try:
+            rule = self._judge_metadata(path, real, fd, path)
+        except BaseException:
+            _close(fd)
+            raise
+        return Found(fd, rule != VISIBLE, rule)
 
     def judge(self, path: str, real: str, fd: int | None, access: str) -> str:
-        """Judge what was opened (None for nothing) and where that is or would be, and say the rule that allows it."""
-        self._judge_secret(path, real, fd)
-        if self._is_allowed(real):
-            return "security.allowed_paths"
-        if access != METADATA or not _world_visible(real):
-            raise self._not_listed(path, real)
-        return VISIBLE
+        """Judge what was opened (None for nothing) and where that is or would be: the rule that allows it."""
+        if access == METADATA:
+            return self._judge_metadata(path, real, fd, real)
+        return self._judge_content(path, real, fd, write=access == WRITE)
 
-    def judge_directory(self, path: str, real: str, fd: int, access: str) -> str | None:
-        """The same for a directory; None if what is in it must be judged by itself, whatever its name is."""
+    def judge_directory(self, path: str, real: str, fd: int, access: str) -> tuple[str, bool]:
+        """The same for a directory; and whether that rule is also the one of what is in it, but for its name."""
         rule = self.judge(path, real, fd, access)
         inside = real if real.endswith("/") else real + "/"
-        return None if any(place.startswith(inside) for place in (*self._allowed, *self._own)) else rule
+        others = (*(place.real for place in self._places), *self._program)
+        alike = len(self._deny_list.judge(path, real, fd)) == 1 and self._deny_list.is_plain_below(real)
+        return rule, alike and not any(other.startswith(inside) for other in others)
 
-    def look(self, path: str, follow: bool = True) -> tuple[int | None, str]:
-        """Open what `path` names (O_PATH; None when nothing is there), and where that is or would be."""
-        return self._look(path, follow)
-
-    def _look(self, path: str, follow: bool = True) -> tuple[int | None, str]:
-        """Open what `path` names (None when nothing is there), and where that is or would be."""
-        path = _plain(path)
-        flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-        try:
-            fd = os.open(path, flags)
-        except OSError as failure:
-            if failure.errno not in _NOWHERE:
-                raise as_rpc_error(failure, path) from failure
-            return None, _would_be(path)
-        try:
-            return fd, _where(fd, path)
-        except RpcError:
-            os.close(fd)
-            raise
-
-    def _judge_content(self, path: str, real: str, fd: int | None) -> None:
-        self._judge_secret(path, real, fd)
-        if not self._is_allowed(real):
+    def _judge_content(self, path: str, real: str, fd: int | None, *, write: bool = False) -> str:
+        spots = self._deny_list.judge(path, real, fd)
+        place = self._place(real)
+        if place is None:
             raise self._not_listed(path, real)
+        if write and not place.writable:
+            raise refusal(path, real, f"read only there: {place.shown}; {_SAYS}", f"{KEY}: {place.shown} (read only)")
+        if write and any(_replaces(spot, directory) for spot in spots for directory in self._program):
+            raise always(path, real, "the daemon's program is loaded from there", OWN_FILES)
+        return f"{KEY}: {place.shown}"
 
-    def _judge_secret(self, path: str, real: str, fd: int | None) -> None:
-        why = why_path_denied(real)
-        if not why and any(_within(real, own) for own in self._own):
-            why = "the daemon's own files"
-        if not why and fd is not None:
-            why = why_file_denied(os.fstat(fd))
-        if why:
-            raise self._denied(path, real, why)
+    def _judge_metadata(self, path: str, real: str, fd: int | None, way: str) -> str:
+        self._deny_list.judge(path, real, fd)
+        place = self._place(real)
+        if place is None and not world_visible(way, real, fd):
+            raise self._not_listed(path, real)
+        return f"{KEY}: {place.shown}" if place else VISIBLE
 
-    def _is_allowed(self, real: str) -> bool:
-        return any(_within(real, place) for place in self._allowed)
+    def _place(self, real: str) -> _Place | None:
+        """The deepest place that holds a path."""
+        return next((place for place in self._places if within(real, place.real)), None)
 
     def _not_listed(self, path: str, real: str) -> RpcError:
-        return _refusal(
-            path, real, f"allowed: {self._shown}; security.allowed_paths in the guest's configuration says so"
-        )
-
-    def _denied(self, path: str, real: str, why: str) -> RpcError:
-        return _refusal(path, real, f"{why}: refused always, security.allowed_paths cannot allow it")
+        return refusal(path, real, f"allowed: {self._shown}; {_SAYS}", KEY)
 
 
-def reopen(fd: int, path: str) -> int:
-    """Open for reading the regular file that an O_PATH descriptor holds: that one, whatever its name means now."""
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        raise error("WRONG_FILE_TYPE", f"Not a regular file but a {kind(os.fstat(fd))}: {printable(path)}", path=path)
-    with file_errors(path):
-        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+def _replaces(spot: str, directory: str) -> bool:
+    """Whether a file at a path would be in a directory, or take the place of a link on the way to it. Nothing takes the
+    place of a directory on the way (rename(2), EISDIR), whose kind others then tell."""
+    return within(spot, directory) or (within(directory, spot) and not _is_directory(spot))
 
 
-_KINDS = (
-    (stat.S_ISREG, "file"),
-    (stat.S_ISDIR, "directory"),
-    (stat.S_ISLNK, "symbolic link"),
-    (stat.S_ISFIFO, "FIFO"),
-    (stat.S_ISSOCK, "socket"),
-)
-
-
-def kind(status: os.stat_result) -> str:
-    """The kind of a file, in words."""
-    return next((word for test, word in _KINDS if test(status.st_mode)), "device")
-
-
-def _plain(path: str) -> str:
-    """The path, if it is one that can be judged."""
-    if not path:
-        raise error("MISSING_REQUIRED", "path is missing: give an absolute path", field="path")
-    if "\0" in path:
-        raise error("INVALID_PARAMS", f"path has a NUL character: {_shown(path)}", field="path")
-    if not path.startswith("/"):
-        raise error("INVALID_PARAMS", f"path is not absolute: {_shown(path)} (begin it with '/')", field="path")
-    if len(path) > _LONGEST_PATH or len(os.fsencode(path)) > _LONGEST_PATH:
-        raise error("INVALID_PARAMS", f"path is longer than {_LONGEST_PATH} bytes: {_shown(path)}", field="path")
-    return path
-
-
-def _shown(path: str) -> str:
-    return printable(path if len(path) <= 200 else path[:200] + "…")
-
-
-def where(fd: int, path: str) -> str:
-    """The real path of an open file; raises FILE_NOT_FOUND when it was removed meanwhile."""
-    return _where(fd, path)
-
-
-def _where(fd: int, path: str) -> str:
-    """The real path of an open file; raises FILE_NOT_FOUND when it was removed meanwhile."""
-    with file_errors(path):
-        real = os.readlink(f"/proc/self/fd/{fd}")
-        if real.endswith(" (deleted)"):  # added by the kernel (d_path), unless it is the file's name
-            try:
-                same = os.path.samestat(os.stat(real, follow_symlinks=False), os.fstat(fd))
-            except OSError:
-                same = False
-            if not same:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    return real
-
-
-def _would_be(path: str) -> str:
-    """Where a path that leads nowhere would be: its deepest directory that exists, resolved, and the rest."""
-    rest: list[str] = []
-    while True:
-        path, name = os.path.split(path.rstrip("/"))
-        rest.insert(0, name)
-        try:
-            fd = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY)
-        except OSError as failure:
-            if failure.errno not in _NOWHERE:
-                raise as_rpc_error(failure, path) from failure
-            continue
-        try:
-            return os.path.normpath(os.path.join(_where(fd, path), *rest))
-        finally:
-            os.close(fd)
-
-
-def _world_visible(path: str) -> bool:
-    """Whether every user of the guest could see this path, or that it is not there.
-
-    Each directory on the way, links followed, must be searchable by all, and the file itself readable by all.
-    """
+def _is_directory(path: str) -> bool:
     try:
-        return _walk_as_other(path)
-    except OSError as failure:
-        return failure.errno in _NOWHERE
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
-def _walk_as_other(path: str) -> bool:
-    pending = path.split("/")[::-1]
-    at = "/"
-    links = 0
-    while pending:
-        name = pending.pop()
-        if name in ("", "."):
-            continue
-        if not os.stat(at).st_mode & stat.S_IXOTH:
-            return False
-        at = os.path.dirname(at) if name == ".." else os.path.join(at, name)
-        if pending and os.path.islink(at):
-            links += 1
-            if links > _MOST_LINKS:
-                return False
-            target = os.readlink(at)
-            pending.extend(target.split("/")[::-1])
-            at = "/" if target.startswith("/") else os.path.dirname(at)
-    return bool(os.lstat(at).st_mode & stat.S_IROTH)
-
-
-def _within(real: str, place: str) -> bool:
-    return real == place or real.startswith(place if place.endswith("/") else place + "/")
-
-
-def _refusal(path: str, real: str, why: str) -> RpcError:
-    leads = "" if real == path else f"it leads to {printable(real)}; "
-    return error(
-        "PERMISSION_DENIED", f"Path not in allowed list: {printable(path)} ({leads}{why})", path=printable(path)
-    )
+def _not_regular(path: str) -> RpcError:
+    try:
+        what = kind(os.stat(path, follow_symlinks=False))
+    except OSError:  # it went away meanwhile
+        what = "special file"
+    shown = printable(path)
+    return error("WRONG_FILE_TYPE", f"Not a regular file but a {what}: {shown}", path=shown)
 
 
 def _close(fd: int | None) -> None:

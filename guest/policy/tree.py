@@ -13,7 +13,8 @@ from typing import TypeVar
 from guest.errors import error
 from guest.os_errors import as_rpc_error, file_errors, printable
 from guest.policy.denied import is_path_denied
-from guest.policy.paths import METADATA, READ, VISIBLE, WRITE, PathPolicy, where
+from guest.policy.paths import METADATA, READ, VISIBLE, WRITE, PathPolicy
+from guest.policy.resolve import look, where
 from vsrpc.errors import RpcError
 from vsrpc.filetree import Directory
 
@@ -36,8 +37,7 @@ class JudgedDirectory(Directory):
         self._access = access
         self._real = where(fd, path)
         self._inside = self._real if self._real.endswith("/") else self._real + "/"
-        # What is in it has the same rule; None where each has its own.
-        self._rule = policy.judge_directory(path, self._real, fd, access) if judged else None
+        self.rule, self._alike = policy.judge_directory(path, self._real, fd, access) if judged else ("", False)
 
     def entered(self: J, leaf: str, fd: int) -> J:
         """A directory in it, judged by itself."""
@@ -55,8 +55,8 @@ class JudgedDirectory(Directory):
         """Raise PERMISSION_DENIED for what may not be touched. `status`: what is there, None for nothing."""
         real = f"{self._inside}{leaf}"
         linked = status is not None and stat.S_ISREG(status.st_mode) and status.st_nlink > 1
-        visible = self._rule != VISIBLE or (status is not None and status.st_mode & stat.S_IROTH)
-        if self._rule is not None and visible and not linked and not is_path_denied(real):
+        visible = self.rule != VISIBLE or (status is not None and status.st_mode & stat.S_IROTH)
+        if self._alike and visible and not linked and not is_path_denied(real):
             return
         fd: int | None = None
         try:
@@ -110,7 +110,7 @@ def open_parent(policy: PathPolicy, path: str, access: str) -> tuple[JudgedDirec
 
 
 def _open(policy: PathPolicy, path: str, access: str, judged: bool) -> JudgedDirectory:
-    fd, real = policy.look(path)
+    fd, real = look(path)
     if fd is None:
         if judged:
             policy.judge(path, real, None, access)

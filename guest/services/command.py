@@ -5,31 +5,29 @@ Shell and Job ask for commands in the same way, and the same rules hold for both
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 from dataclasses import dataclass
-from typing import Callable, Mapping, Protocol, Sequence
+from types import TracebackType
+from typing import Callable, Iterator, Mapping, Protocol, Sequence
 
-from guest.errors import error
-from guest.jobs.job import Job, Stage, Status
+from guest.config import LimitsConfig
+from guest.errors import error, too_large
+from guest.jobs.job import CannotExecute, Job, Stage, Status
 from guest.jobs.process_tree import User
-from guest.jobs.script import Script
+from guest.jobs.script import Judged, Script
 from guest.jobs.terminal import with_controlling_terminal
-from guest.os_errors import printable
+from guest.os_errors import file_errors, printable
 from guest.policy.commands import CommandPolicy, lookup, refused
 from guest.policy.commands_parser import has_command, parse
-from guest.policy.commands_syntax import CommandLine, CommandRefused, CommandSyntaxError
+from guest.policy.commands_syntax import CommandRefused, CommandSyntaxError
 from guest.policy.environment import command_environment
-from guest.policy.judge import PathJudge
+from guest.policy.paths import Directory
+from vsrpc.errors import RpcError
 
 DEFAULT_DIRECTORY = "/"
 """Where commands run when the request does not say: the one directory that is there and that everyone may look into."""
-
-MAX_TIMEOUT = 7 * 86400.0
-"""Seconds: a week. What runs longer is a service."""
-
-_INTERACTIVE = frozenset(("top",))
-"""Listed programs that take commands from their terminal, which could not be judged."""
 
 
 class Request(Protocol):
@@ -48,18 +46,6 @@ class Request(Protocol):
 
 
 @dataclass(frozen=True)
-class Command:
-    """Something to run."""
-
-    run: Callable[[Job], Status]
-    """Runs it on a job made with the environment, directory and user below."""
-    shown: str
-    environment: Mapping[str, str]
-    directory: str
-    user: User | None = None
-
-
-@dataclass(frozen=True)
 class Options:
     """What only some requests say. `terminal` is TERM's value; "" for no terminal."""
 
@@ -68,74 +54,94 @@ class Options:
     login_shell: bool = False
 
 
-def prepare(policy: CommandPolicy, request: Request, options: Options = Options()) -> Command:
-    """Judge a request. Raises RpcError: INVALID_PARAMS, MISSING_REQUIRED, FILE_NOT_FOUND for its directory,
+@dataclass(frozen=True)
+class Command:
+    """Something to run: a context manager, since its directory is open until the last process was started."""
+
+    run: Callable[[Job], Status]
+    """Runs it on a job made with the environment, directory and user below."""
+    judged: Sequence[Judged]
+    shown: str
+    environment: Mapping[str, str]
+    directory: str
+    """Leads to the open directory, also in a child process: what was judged, whatever its name means by now."""
+    close: Callable[[], None]
+    user: User | None = None
+
+    def __enter__(self) -> Command:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def prepare(policy: CommandPolicy, request: Request, limits: LimitsConfig, options: Options = Options()) -> Command:
+    """Judge a request. Raises RpcError: INVALID_PARAMS, MISSING_REQUIRED, TOO_LARGE, FILE_NOT_FOUND for its directory,
     CMD_NOT_FOUND, PERMISSION_DENIED."""
     _check_one_given(request, options.login_shell)
+    _check_sizes(request, limits)
     user = _user(options.user)
     environment = _environment(policy, request, user, options.terminal)
-    if options.login_shell:
-        return _shell(policy, request, environment, user, options)
-    directory = _directory(request.working_dir)
-    if policy.restricted:
-        PathJudge(policy.paths, "/").metadata(directory)
+    directory = _directory(policy, request.working_dir, environment["HOME"] if options.login_shell else "")
+    way = f"/proc/self/fd/{directory.fd}"
     try:
-        if request.command and policy.restricted:
-            line = parse(request.command)
-            return _script(policy, line, request.command, environment, directory, user, options)
-    except CommandRefused as refusal:
-        raise refused(refusal.what, refusal.way_out) from None
-    except CommandSyntaxError as wrong:
-        raise error("INVALID_PARAMS", f"command: {wrong}", field="command") from None
-    # "--": a command line may begin with "-".
-    argv = ["/bin/sh", "-c", "--", request.command] if request.command else list(request.argv)
-    program = policy.check(argv, directory)
-    _check_terminal(policy, argv, options)
-    stage = _with_terminal(Stage(argv, program), options)
-    shown = request.command or " ".join(argv)
-    return Command(lambda job: job.run([stage], strict=True), shown, environment, directory, user)
+        with command_errors():
+            run, judged, shown = _judge(policy, request, environment, directory.real, user, options)
+    except BaseException:
+        os.close(directory.fd)
+        raise
+    return Command(run, judged, shown, environment, way, lambda: os.close(directory.fd), user)
 
 
-def _shell(
-    policy: CommandPolicy, request: Request, environment: dict[str, str], user: User | None, options: Options
-) -> Command:
-    shell = _login_shell(policy, user)
-    stage = _with_terminal(Stage([shell, "-l"], shell), options)
-    directory = _directory(request.working_dir or environment["HOME"])
-    return Command(lambda job: job.run([stage], strict=True), f"{shell} -l", environment, directory, user)
-
-
-def _script(
+def _judge(
     policy: CommandPolicy,
-    line: CommandLine,
-    text: str,
+    request: Request,
     environment: Mapping[str, str],
     directory: str,
     user: User | None,
     options: Options,
-) -> Command:
-    def on_terminal(stage: Stage) -> Stage:
-        _check_terminal(policy, stage.argv, options)
-        return _with_terminal(stage, options) if len(line.commands) == 1 else stage
+) -> tuple[Callable[[Job], Status], Sequence[Judged], str]:
+    if request.command and policy.restricted:
+        line = parse(request.command)
+        # Of several, none can be the one to which the terminal's keys belong.
+        alone = len(line.commands) == 1
+        adapt = (lambda stage: _on_terminal(stage, options)) if alone else None
+        script = Script(policy, environment, directory, adapt)
+        judged = script.judge(line)
+        return (lambda job: script.run_judged(line, job)), judged, request.command
+    if options.login_shell:
+        argv = [_login_shell(policy, user), "-l"]
+        program = argv[0]
+    else:
+        # "--": a command line may begin with "-".
+        argv = ["/bin/sh", "-c", "--", request.command] if request.command else list(request.argv)
+        program = policy.check(argv, directory)
+    stage = _on_terminal(Stage(argv, program), options)
+    shown = request.command or " ".join(argv)
+    return (lambda job: job.run([stage], strict=True)), [Judged(argv, program)], shown
 
-    script = Script(policy, environment, directory, on_terminal if options.terminal else None)
-    script.judge(line)
-    return Command(lambda job: script.run_judged(line, job), text, environment, directory, user)
+
+@contextlib.contextmanager
+def command_errors() -> Iterator[None]:
+    """Turns what parsing and running raise into RpcErrors."""
+    try:
+        yield
+    except CannotExecute as failure:
+        program = printable(failure.program)
+        raise error("CMD_EXEC_FAILED", f"Cannot execute: {program} ({failure.why})", command=program) from None
+    except CommandRefused as refusal:
+        raise refused(refusal.what, refusal.way_out) from None
+    except CommandSyntaxError as wrong:
+        raise error("INVALID_PARAMS", f"command: {wrong}", field="command") from None
 
 
-def _with_terminal(stage: Stage, options: Options) -> Stage:
+def _on_terminal(stage: Stage, options: Options) -> Stage:
     if not options.terminal:
         return stage
     setsid = lookup("setsid")
     if setsid is None:
         raise error("NOT_SUPPORTED", "This guest has no setsid (util-linux), which a terminal needs", command="setsid")
     return Stage(with_controlling_terminal(setsid, stage.program, stage.argv), setsid, stage.redirections, True)
-
-
-def _check_terminal(policy: CommandPolicy, argv: Sequence[str], options: Options) -> None:
-    name = os.path.basename(argv[0])
-    if policy.restricted and options.terminal and name in _INTERACTIVE:
-        raise refused(f"{name} on a terminal", "it takes commands there; run it without a terminal, in batch mode")
 
 
 def _environment(policy: CommandPolicy, request: Request, user: User | None, terminal: str) -> dict[str, str]:
@@ -153,16 +159,28 @@ def _environment(policy: CommandPolicy, request: Request, user: User | None, ter
     return environment
 
 
-def _directory(path: str) -> str:
-    path = path or DEFAULT_DIRECTORY
+def _directory(policy: CommandPolicy, path: str, home: str) -> Directory:
+    """The directory, open: commands are judged by, and run in, what was opened. `home`: a login shell's, not judged."""
+    path = path or home or DEFAULT_DIRECTORY
     shown = printable(path)
     if not path.startswith("/") or "\0" in path:
         raise error("INVALID_PARAMS", f"working_dir: {shown} is not an absolute path", field="working_dir")
-    if not os.path.exists(path):
-        raise error("FILE_NOT_FOUND", f"working_dir: no such directory: {shown}", path=shown)
-    if not os.path.isdir(path):
-        raise error("WRONG_FILE_TYPE", f"working_dir: not a directory: {shown}", path=shown)
-    return path
+    try:
+        return policy.paths.open_directory(path) if policy.restricted and not home else _open(path)
+    except RpcError as failure:
+        if failure.reason == "FILE_NOT_FOUND":
+            raise error("FILE_NOT_FOUND", f"working_dir: no such directory: {shown}", path=shown) from None
+        if failure.reason == "WRONG_FILE_TYPE":
+            raise error("WRONG_FILE_TYPE", f"working_dir: not a directory: {shown}", path=shown) from None
+        raise
+
+
+def _open(path: str) -> Directory:
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise error("WRONG_FILE_TYPE", f"Not a directory: {printable(path)}")
+    with file_errors(path):
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return Directory(fd, path)
 
 
 def _user(name: str) -> User | None:
@@ -186,8 +204,8 @@ def _user(name: str) -> User | None:
 def _login_shell(policy: CommandPolicy, user: User | None) -> str:
     if policy.restricted and not policy.login_shell:
         message = (
-            "An interactive shell can run anything, and is not allowed (security.allowed_commands: null allows it, or "
-            "security.login_shell: true)"
+            "An interactive shell can run anything, and is not allowed (security.login_shell in the guest's "
+            "configuration; allowed_commands: null allows it too)"
         )
         raise error("PERMISSION_DENIED", message, rule="security.login_shell")
     entry = pwd.getpwuid(os.geteuid() if user is None else user.uid)
@@ -213,3 +231,14 @@ def _check_one_given(request: Request, login_shell: bool) -> None:
     if "\0" in request.command or any("\0" in argument for argument in request.argv):
         field = "command" if request.command else "argv"
         raise error("INVALID_PARAMS", f"{field}: there is a NUL character in it", field=field)
+
+
+def _check_sizes(request: Request, limits: LimitsConfig) -> None:
+    words = [request.command] if request.command else request.argv
+    size = sum(len(word.encode()) + 1 for word in words)  # with a NUL each, as for execve(2)
+    if size > limits.argument_size:
+        what = "The command" if request.command else "argv"
+        raise too_large(what, size, "limits.argument_size", limits.argument_size)
+    size = sum(len(f"{name}={value}".encode()) + 1 for name, value in request.env.items())
+    if size > limits.environment_size:
+        raise too_large("env", size, "limits.environment_size", limits.environment_size)

@@ -19,12 +19,14 @@ from guest.errors import error
 from guest.files.buffers import BufferPool
 from guest.files.content import SHA256, digest_of, md5_of_file, read_into
 from guest.files.entries import asked_path, told_path
-from guest.files.partial import PartialFile
+from guest.files.partial import PartialFile, Partials
 from guest.files.sessions import UploadSessions
 from guest.files.target import Resumable, TargetFile, TargetSpec
+from guest.files.temps import TempFiles
 from guest.files.upload import UploadSession
-from guest.os_errors import file_errors, free_bytes, printable
-from guest.policy.paths import Found, PathPolicy, reopen
+from guest.os_errors import file_errors, printable
+from guest.policy.paths import Found, PathPolicy
+from guest.policy.resolve import reopen
 from guest.services.file_changes import FileChanges
 from guest.services.file_trees import FileTrees
 from vsrpc.bulk import bulk
@@ -46,16 +48,29 @@ _REPLY_OVERHEAD = 16 * 1024  # bytes of a reply beside its content: a path, numb
 
 _HEXADECIMAL = re.compile(r"[0-9A-Fa-f]+\Z")
 
-_STREAM = 2**63 - 1  # bytes of a file whose size is said at its end
-
 MAX_COMPARED = 256 * 1024 * 1024
 """Bytes that one call compares with digests: a second or so of a slow guest."""
 
 
 class FileService(FileTrees, FileChanges):
-    """Serves File. `max_reply` is the largest reply in bytes; `stop` drops the uploads that are open."""
+    """Serves File. `max_reply` is the largest reply in bytes; `stop` drops the uploads that are open.
 
-    def __init__(self, policy: PathPolicy, max_reply: int, sessions: UploadSessions) -> None:
+    Uploads leave `keep_free` bytes free on their file system; `temps` knows their temporary files, `partials` what is
+    kept of those that were interrupted (None: nothing is).
+    """
+
+    def __init__(
+        self,
+        policy: PathPolicy,
+        max_reply: int,
+        sessions: UploadSessions,
+        keep_free: int = 0,
+        temps: TempFiles | None = None,
+        partials: Partials | None = None,
+    ) -> None:
+        self._partials = partials
+        self._keep_free = keep_free
+        self._temps = temps
         self._policy = policy
         self._max_content = max_reply - _REPLY_OVERHEAD
         self._chunk_size = min(CHUNK_SIZE, self._max_content * 3 // 4)  # fits a request also in base64
@@ -70,7 +85,8 @@ class FileService(FileTrees, FileChanges):
         """Write a small file in one call."""
         content = request.content
         md5 = digest_of(content, functools.partial(_go_on, context))
-        target = TargetFile(self._policy, TargetSpec.of(request))
+        target = TargetFile(self._policy, TargetSpec.of(request), self._keep_free, self._temps)
+        context.notes["rule"] = target.rule
         try:
             target.write(content, 0)
             target.commit()
@@ -81,7 +97,8 @@ class FileService(FileTrees, FileChanges):
     def Download(self, request: pb.DownloadRequest, context: ServicerContext) -> pb.DownloadResponse:
         """Read a file, or a part of it."""
         _not_negative("length", request.length)
-        buffer, total, _ = self._read(asked_path(request), request.offset, request.length or self._max_content)
+        length = request.length or self._max_content
+        buffer, total, _ = self._read(asked_path(request), request.offset, length, context)
         content = bytes(buffer)
         self._buffers.give(buffer)
         return pb.DownloadResponse(
@@ -101,12 +118,11 @@ class FileService(FileTrees, FileChanges):
         if request.size > MAX_CHUNK_SIZE:
             message = f"size {request.size} is over the limit of a chunk: ask for at most {MAX_CHUNK_SIZE} bytes"
             raise error("INVALID_PARAMS", message, field="size", limit=MAX_CHUNK_SIZE)
-        content, total, status = self._read(asked_path(request), request.offset, request.size or CHUNK_SIZE)
+        content, total, status = self._read(asked_path(request), request.offset, request.size or CHUNK_SIZE, context)
         end = request.offset + len(content)
-        digest = ""
+        digest, sha256 = "", request.checksum == SHA256
         if request.checksum != pb.CHECKSUM_CRC32:
             digest = digest_of(content, functools.partial(_go_on, context), request.checksum)
-        sha256 = request.checksum == SHA256
         context.send_content(content, functools.partial(self._buffers.give, content))
         return pb.DownloadChunkResponse(
             path=told_path(request),
@@ -125,7 +141,8 @@ class FileService(FileTrees, FileChanges):
         """Describe a file; a symbolic link is described itself."""
         path = asked_path(request)
         found = self._policy.open_metadata(path)
-        if found is None:
+        context.notes["rule"] = found.rule
+        if found.fd is None:
             return pb.StatResponse(path=told_path(request), exists=False)
         try:
             status = os.fstat(found.fd)
@@ -158,32 +175,25 @@ class FileService(FileTrees, FileChanges):
         _known_checksum(request.checksum)
         _not_negative("data_size", request.data_size)
         target, left = self._target(request)
-        free, needed = free_bytes(target.fd), (request.data_size or request.size) - left
-        if needed > free:
+        context.notes["rule"] = target.rule
+        try:
+            target.check_space(max(0, (request.data_size or request.size) - left))
+        except RpcError:
             target.discard()
-            shown = printable(target.spec.path)
-            message = f"No space left on the file system for {needed} bytes ({free} bytes are free): {shown}"
-            raise error("NO_SPACE", message, path=shown, free=free)
-        size = _STREAM if request.stream else request.size
+            raise
+        size = self._sessions.largest if request.stream else request.size
         early = request.checksum != pb.CHECKSUM_CRC32 and not request.chunk_digests
-        session_id = self._sessions.open(target, size, self._chunk_size, digest_early=early, checksum=request.checksum)
+        session_id = self._sessions.open(
+            target,
+            size,
+            self._chunk_size,
+            digest_early=early,
+            checksum=request.checksum,
+            stream=request.stream,
+        )
         return pb.InitUploadResponse(
             session_id=session_id, chunk_size=self._chunk_size, path=told_path(request), resumable=left
         )
-
-    def _target(self, request: pb.InitUploadRequest) -> tuple[TargetFile, int]:
-        """The new file, and how much of it is there."""
-        spec = TargetSpec.of(request)
-        if not request.resume_key:
-            return TargetFile(self._policy, spec), 0
-        self._sessions.end(Resumable(spec.path, request.resume_key))
-        partial = PartialFile(self._policy, spec, request.resume_key)
-        try:
-            partial.cut(request.size)
-        except BaseException:
-            partial.discard()
-            raise
-        return partial, partial.left
 
     @bulk(request="content")
     def UploadChunk(self, request: pb.UploadChunkRequest, context: ServicerContext) -> pb.UploadChunkResponse:
@@ -209,11 +219,12 @@ class FileService(FileTrees, FileChanges):
                 raise error("INVALID_PARAMS", f"{field} {value[:64]!r} is not {digits} hexadecimal digits", field=field)
         _not_negative("size", request.size)
         with self._use(request.session_id) as session:
+            context.notes["rule"] = session.rule
             sha256 = session.checksum == SHA256
             if request.md5 if sha256 else request.sha256:
                 message = "the upload was begun with another checksum: give the digest of that one"
                 raise error("INVALID_PARAMS", message, field="md5" if sha256 else "sha256")
-            size = request.size if session.size == _STREAM else None
+            size = request.size if session.stream else None
             digest = session.finish(request.md5 or request.sha256, functools.partial(_go_on, context), size)
             return pb.FinishUploadResponse(
                 path=printable(session.path),
@@ -226,9 +237,8 @@ class FileService(FileTrees, FileChanges):
     def ResumeUpload(self, request: pb.ResumeUploadRequest, context: ServicerContext) -> pb.ResumeUploadResponse:
         """Compare what is there with digests."""
         if request.block_size <= 0 or len(request.digests) * request.block_size > MAX_COMPARED:
-            message = (
-                f"{len(request.digests)} blocks of {request.block_size} bytes are not 1 to {MAX_COMPARED} together"
-            )
+            asked = f"{len(request.digests)} blocks of {request.block_size} bytes"
+            message = f"{asked} are not 1 to {MAX_COMPARED} bytes together"
             raise error("INVALID_PARAMS", message, field="block_size")
         go_on = functools.partial(_go_on, context)
         present: list[bool] = []
@@ -251,15 +261,31 @@ class FileService(FileTrees, FileChanges):
             message = "no such upload; nothing to abort"
         return pb.AbortUploadResponse(session_id=request.session_id, message=message)
 
+    def _target(self, request: pb.InitUploadRequest) -> tuple[TargetFile, int]:
+        """The new file, and how much of it is there."""
+        spec = TargetSpec.of(request)
+        if not request.resume_key or self._partials is None:
+            return TargetFile(self._policy, spec, self._keep_free, self._temps), 0
+        self._sessions.end(Resumable(spec.path, request.resume_key))
+        partial = PartialFile(self._policy, spec, request.resume_key, self._keep_free, self._partials)
+        try:
+            partial.cut(request.size)
+        except BaseException:
+            partial.discard()
+            raise
+        return partial, partial.left
+
     def _use(self, session_id: str) -> contextlib.AbstractContextManager[UploadSession]:
         if not session_id:
             raise error("MISSING_REQUIRED", "session_id is missing: give the one of InitUpload", field="session_id")
         return self._sessions.use(session_id)
 
-    def _read(self, path: str, offset: int, length: int) -> tuple[bytearray, int, os.stat_result]:
+    def _read(
+        self, path: str, offset: int, length: int, context: ServicerContext
+    ) -> tuple[bytearray, int, os.stat_result]:
         """Content of a file at an offset, no more than a reply takes, the file's size, and what it was before."""
         _not_negative("offset", offset)
-        fd = self._policy.open_read(path)
+        fd, context.notes["rule"] = self._policy.open_read(path)
         try:
             with file_errors(path):
                 status = os.fstat(fd)
@@ -304,13 +330,13 @@ def _check_chunk(request: pb.UploadChunkRequest, content: Buffer, checksum: int)
 
 def _link_target(fd: int, status: os.stat_result) -> bytes:
     """What an open symbolic link (O_PATH) holds; nothing for anything else."""
-    if not stat.S_ISLNK(status.st_mode):
-        return b""
-    return os.fsencode(os.readlink("", dir_fd=fd))
+    return os.fsencode(os.readlink("", dir_fd=fd)) if stat.S_ISLNK(status.st_mode) else b""
 
 
 def _md5(found: Found, status: os.stat_result, path: str, context: ServicerContext) -> str:
-    if not (found.content_allowed and stat.S_ISREG(status.st_mode) and status.st_size <= MD5_LIMIT):
+    if not (
+        found.fd is not None and found.content_allowed and stat.S_ISREG(status.st_mode) and status.st_size <= MD5_LIMIT
+    ):
         return ""
     try:
         fd = reopen(found.fd, path)

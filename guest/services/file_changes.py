@@ -12,11 +12,12 @@ from guest.files.changing import AttributeChange, make_directory, make_link, rem
 from guest.files.content import read_full
 from guest.files.entries import Failures, Owners, as_error, asked_path, mode_of
 from guest.files.tail import MAX_LINES, start_of_lines
+from guest.files.temps import TempFiles
 from guest.machine.mounts import usage
 from guest.os_errors import file_errors
 from guest.policy.paths import WRITE, PathPolicy
 from guest.policy.tree import open_parent, open_place
-from guest.services.file_trees import go_on
+from guest.services.file_trees import go_on, note_failures
 from vsrpc.context import ServicerContext
 from vsrpc.errors import RpcError
 from vsrpc.filetree import Parents
@@ -33,6 +34,7 @@ class FileChanges(FileServicer):
 
     _policy: PathPolicy
     _max_content: int
+    _temps: TempFiles | None
 
     def MakeDirectory(self, request: pb.MakeDirectoryRequest, context: ServicerContext) -> pb.MakeDirectoryResponse:
         """Make a directory."""
@@ -51,6 +53,7 @@ class FileChanges(FileServicer):
                 removed = remove_below(directory, leaf, request.recursive, _unless_ended(failures), going)
             if not removed and failures.count == 1 and failures.first is not None:
                 raise failures.first
+            note_failures(context, failures.told)
             return pb.RemoveResponse(removed=removed, failures=failures.told)
         removed, failures = 0, Failures(path)
         with open_place(self._policy, path, WRITE) as directory, Parents(directory) as parents:
@@ -64,6 +67,7 @@ class FileChanges(FileServicer):
                 above = name[: len(name) - len(leaf)]
                 told = _unless_ended(failures, above)
                 removed += remove_below(parent, leaf, request.recursive, told, going)
+        note_failures(context, failures.told)
         return pb.RemoveResponse(removed=removed, failures=failures.told)
 
     def Rename(self, request: pb.RenameRequest, context: ServicerContext) -> pb.RenameResponse:
@@ -84,6 +88,7 @@ class FileChanges(FileServicer):
         with _told(path):
             going = functools.partial(go_on, context)
             change.make(self._policy, path, request.recursive, failures, going)
+        note_failures(context, failures.told)
         return pb.SetAttributesResponse(changed=change.changed, failures=failures.told)
 
     def Link(self, request: pb.LinkRequest, context: ServicerContext) -> pb.LinkResponse:
@@ -92,7 +97,7 @@ class FileChanges(FileServicer):
         if not target:
             raise error("MISSING_REQUIRED", "target is missing: say what the link leads to", field="target")
         with _told(path):
-            make_link(self._policy, path, target, request.symbolic, request.overwrite)
+            make_link(self._policy, path, target, request.symbolic, request.overwrite, self._temps)
         return pb.LinkResponse()
 
     def Touch(self, request: pb.TouchRequest, context: ServicerContext) -> pb.TouchResponse:
@@ -133,7 +138,7 @@ class FileChanges(FileServicer):
                 time.sleep(min(_LOOK, max(0.0, until - time.monotonic())))
 
     def _tail(self, path: str, request: pb.TailRequest, lines: int, room: int) -> pb.TailResponse:
-        fd = self._policy.open_read(path)
+        fd, _ = self._policy.open_read(path)
         try:
             with file_errors(path):
                 status = os.fstat(fd)

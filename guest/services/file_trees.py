@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import os
+from typing import Iterable
 
 from guest.errors import error
 from guest.files.content import digest_of
 from guest.files.entries import as_failure, asked_path
 from guest.files.reading import digests, entries, open_file, read_files, the_entry
+from guest.files.target import check_space
+from guest.files.temps import TempFiles
 from guest.files.writing import TreeWriter
 from guest.os_errors import file_errors, printable
 from guest.policy.paths import METADATA, READ, WRITE, PathPolicy
+from guest.policy.resolve import look
 from guest.policy.tree import open_parent, open_place, open_tree
 from vsrpc.bulk import bulk
 from vsrpc.context import ServicerContext
@@ -35,6 +39,8 @@ class FileTrees(FileServicer):
 
     _policy: PathPolicy
     _max_content: int
+    _keep_free: int
+    _temps: TempFiles | None
 
     def List(self, request: pb.ListRequest, context: ServicerContext) -> pb.ListResponse:
         """List a directory, or what is at a path."""
@@ -43,12 +49,13 @@ class FileTrees(FileServicer):
             message = f"limit is {request.limit}: give 1 to {MAX_ENTRIES}, or 0 for that"
             raise error("INVALID_PARAMS", message, field="limit")
         limit = request.limit or MAX_ENTRIES
-        fd, real = self._policy.look(path, follow=request.follow or not request.itself)
+        fd, real = look(path, follow=request.follow or not request.itself)
         if fd is not None:
             is_directory = os.path.isdir(f"/proc/self/fd/{fd}")
             os.close(fd)
             if is_directory and not request.itself:
                 with open_tree(self._policy, path, METADATA) as directory, file_errors(path):
+                    context.notes["rule"] = directory.rule
                     found = list(
                         entries(directory, request.recursive, os.fsdecode(request.after), limit + 1, _go_on(context))
                     )
@@ -75,7 +82,9 @@ class FileTrees(FileServicer):
         limit = min(request.max_size or SMALL_FILE, self._max_content)
         go_on = _go_on(context)
         with open_place(self._policy, path, READ) as directory:
+            context.notes["rule"] = directory.rule
             files, content = read_files(directory, request.names, limit, self._max_content, go_on)
+        note_failures(context, (each.failure for each in files if each.HasField("failure")))
         context.send_content(content)
         return pb.ReadFilesResponse(files=files, digest=_digest_of(content, request.checksum))
 
@@ -91,7 +100,10 @@ class FileTrees(FileServicer):
             raise error("CONTENT_MISMATCH", "The content is not what its digest says: send it again")
         overwrite = request.overwrite if request.HasField("overwrite") else True
         with open_place(self._policy, path, WRITE) as directory:
-            with TreeWriter(directory, content, overwrite) as writer:
+            context.notes["rule"] = directory.rule
+            if self._keep_free:
+                check_space(directory.fd, len(content), self._keep_free, path)
+            with TreeWriter(directory, content, overwrite, self._temps) as writer:
                 writer.make(request.files, _go_on(context))
             if request.sync:
                 with file_errors(path), context.waiting():
@@ -100,6 +112,7 @@ class FileTrees(FileServicer):
                         sync_file_system(fd)
                     finally:
                         os.close(fd)
+        note_failures(context, writer.failures)
         return pb.WriteFilesResponse(written=writer.written, failures=writer.failures)
 
     def Checksum(self, request: pb.ChecksumRequest, context: ServicerContext) -> pb.ChecksumResponse:
@@ -111,7 +124,7 @@ class FileTrees(FileServicer):
         if request.checksum not in (pb.CHECKSUM_UNSPECIFIED, pb.CHECKSUM_MD5, pb.CHECKSUM_SHA256):
             raise error("INVALID_PARAMS", "checksum is none of CHECKSUM_MD5, CHECKSUM_SHA256", field="checksum")
         if not request.names:
-            fd = self._policy.open_read(path)
+            fd, context.notes["rule"] = self._policy.open_read(path)
             try:
                 with file_errors(path):
                     return pb.ChecksumResponse(files=[self._digests(fd, request, context)])
@@ -146,7 +159,7 @@ class FileTrees(FileServicer):
         path = asked_path(request)
         if request.offset < 0:
             raise error("INVALID_PARAMS", f"offset is {request.offset}: give 0 or more", field="offset")
-        fd = self._policy.open_read(path)
+        fd, context.notes["rule"] = self._policy.open_read(path)
         ranges: list[pb.DataRange] = []
         after: int | None = None
         try:
@@ -178,6 +191,13 @@ def go_on(context: ServicerContext) -> None:
         raise error("DEADLINE_EXCEEDED", "The call's time is up before its work was done: allow it more time")
     if not context.is_active():
         raise error("CANCELLED", "The caller cancelled the call")
+
+
+def note_failures(context: ServicerContext, failures: Iterable[pb.FileFailure]) -> None:
+    """Note for the audit log with how many files of a call something was wrong."""
+    reasons = [each.reason for each in failures]
+    refused = reasons.count("PERMISSION_DENIED")
+    context.notes.update(refused=refused, failed=len(reasons) - refused)
 
 
 def _ended(failure: Exception) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from typing import Callable
 
+from guest.config import LimitsConfig
 from guest.errors import error
 from guest.jobs.live import LiveJob, Spec
 from guest.jobs.store import JobStore
 from guest.jobs.terminal import DEFAULT_COLUMNS, DEFAULT_ROWS, MAX_SIZE
 from guest.policy.commands import CommandPolicy
-from guest.services.command import MAX_TIMEOUT, Options, prepare
+from guest.services.command import Options, prepare
 from vsrpc.bulk import bulk
 from vsrpc.context import ServicerContext
 from vsrpc.deadline import Deadline
@@ -22,6 +24,9 @@ LOG_SIZE = 1024 * 1024
 
 LOG_SIZES = range(64 * 1024, 256 * 1024 * 1024 + 1)
 
+MAX_TIMEOUT = 7 * 86400.0
+"""Seconds: a week. What runs longer is a service."""
+
 READ_SIZE = 1024 * 1024
 """Bytes of each output in a reply where the request does not say."""
 
@@ -31,14 +36,15 @@ MAX_STDERR = 1024 * 1024
 _MAX_WAIT = 3600.0
 _ANSWER_TIME = 0.2  # seconds kept back from a call's deadline
 
-_LONGEST_TERM = 64
+_TERM = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}\Z")
 
 
 class JobService(JobServicer):
     """Serves Job. `max_reply` is the largest reply in bytes; `stop` ends all jobs."""
 
-    def __init__(self, policy: CommandPolicy, store: JobStore, max_reply: int) -> None:
-        self._policy = policy
+    def __init__(self, policy: CommandPolicy, store: JobStore, max_reply: int, limits: LimitsConfig) -> None:
+        self.policy = policy
+        self._limits = limits
         self._store = store
         self._max_content = max_reply // 2
 
@@ -48,26 +54,9 @@ class JobService(JobServicer):
 
     def Start(self, request: pb.JobStartRequest, context: ServicerContext) -> pb.JobStartResponse:
         """Start a command."""
-        has_terminal = request.HasField("terminal")
-        term = (request.terminal.type or "xterm") if has_terminal else ""
-        if len(term) > _LONGEST_TERM or (
-            term and not term.replace("-", "").replace(".", "").replace("+", "").isalnum()
-        ):
-            raise error("INVALID_PARAMS", f"terminal.type {term[:64]!r} is not a terminal's name", field="terminal")
-        command = prepare(self._policy, request, Options(request.user, term, request.login_shell))
-        spec = Spec(
-            command.run,
-            command.shown,
-            command.environment,
-            command.directory,
-            command.environment["USER"],
-            _log_size(request.log_size),
-            timeout=_timeout(request),
-            run_as=command.user,
-            stdin=request.stdin,
-            terminal=_size(request.terminal.rows, request.terminal.columns) if has_terminal else None,
-            hold_output=request.hold_output,
-        )
+        context.notes["rule"] = self.policy.rule
+        spec = judge(self.policy, request, self._limits)
+        context.begins()
         job = self._store.start(spec)
         context.notes["job_id"] = job.id
         _wait(job, request.wait, context, lambda: job.over or job.stdout.end > 0 or job.stderr.end > 0)
@@ -142,6 +131,33 @@ class JobService(JobServicer):
         return pb.JobForgetResponse(job_id=request.job_id)
 
 
+def judge(policy: CommandPolicy, request: pb.JobStartRequest, limits: LimitsConfig) -> Spec:
+    """The job that a request asks for; close it where it is not started. Raises RpcError as
+    guest.services.command.prepare does."""
+    timeout, log_size = _timeout(request), _log_size(request.log_size)
+    size = _size(request.terminal.rows, request.terminal.columns)
+    has_terminal = request.HasField("terminal")
+    term = (request.terminal.type or "xterm") if has_terminal else ""
+    if term and not _TERM.match(term):
+        raise error("INVALID_PARAMS", f"terminal.type {term[:64]!r} is not a terminal's name", field="terminal")
+    _check_wait(request.wait)
+    command = prepare(policy, request, limits, Options(request.user, term, request.login_shell))
+    return Spec(
+        command.run,
+        command.shown,
+        command.environment,
+        command.directory,
+        command.environment["USER"],
+        log_size,
+        command.close,
+        timeout=timeout,
+        run_as=command.user,
+        stdin=request.stdin,
+        terminal=size if has_terminal else None,
+        hold_output=request.hold_output,
+    )
+
+
 def _info(job: LiveJob) -> pb.JobInfo:
     with job.changed:
         status = job.status
@@ -178,10 +194,14 @@ def _wait(job: LiveJob, asked: float, context: ServicerContext, until: Callable[
 
 def _patience(asked: float, context: ServicerContext) -> Deadline:
     """How long a call may wait: what it asks for, within its deadline, with time left for the answer."""
-    if not 0 <= asked <= _MAX_WAIT:  # NaN is refused too
-        raise error("INVALID_PARAMS", f"wait: {asked:g} is not between 0 and {_MAX_WAIT:g} s", field="wait")
+    _check_wait(asked)
     remaining = context.time_remaining()
     return Deadline(asked if remaining is None else max(0.0, min(asked, remaining - _ANSWER_TIME)))
+
+
+def _check_wait(asked: float) -> None:
+    if not 0 <= asked <= _MAX_WAIT:  # NaN is refused too
+        raise error("INVALID_PARAMS", f"wait: {asked:g} is not between 0 and {_MAX_WAIT:g} s", field="wait")
 
 
 def _timeout(request: pb.JobStartRequest) -> float | None:

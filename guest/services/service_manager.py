@@ -10,6 +10,7 @@ from typing import Callable, Sequence
 from guest.config import UNIT_ACTIONS
 from guest.errors import error
 from guest.machine.systemd import DIRECTORIES, Result, Systemctl, TimedOut, Unit, Unusable, is_running, unit_name
+from guest.policy.units import UnitPolicy
 from vsrpc.context import ServicerContext
 from vsrpc.errors import RpcError
 from vsrpc.v1 import service_pb2 as pb
@@ -23,6 +24,8 @@ _JOURNAL_LINES = 10
 _RESTART_DELAY = 1.0
 _RESTART_LIMIT = 30.0  # seconds for systemctl to hand the restart to systemd
 
+_SHOW_LIMIT = 10.0  # seconds for systemctl to tell what a name stands for
+
 # Seconds kept back from the deadline, so that the answer "it takes too long" still arrives.
 _ANSWER_TIME = 0.2
 
@@ -33,30 +36,57 @@ _REFUSALS = ("Access denied", "authentication required", "Permission denied", "n
 class ServiceManagerService(ServiceManagerServicer):
     """Serves ServiceManager. `directories` are where systemctl is; `running` says whether systemd runs the guest."""
 
-    def __init__(self, directories: Sequence[str] = DIRECTORIES, running: Callable[[], bool] = is_running) -> None:
+    def __init__(
+        self, policy: UnitPolicy, directories: Sequence[str] = DIRECTORIES, running: Callable[[], bool] = is_running
+    ) -> None:
+        self._policy = policy
         self._directories = directories
         self._running = running
 
     def Control(self, request: pb.ControlRequest, context: ServicerContext) -> pb.ControlResponse:
         """Do the action, wait for its end, and tell the unit's state."""
         unit = _checked(request)
+        self._policy.check_action(request.action)
         if not self._running():
             raise error("NOT_SUPPORTED", "This guest has no systemd, so its services cannot be controlled")
         systemctl = Systemctl(_remaining(context), context.add_callback, self._directories)
         try:
-            return self._control(request, unit, systemctl)
+            before = systemctl.show(unit)
+            context.notes["rule"] = self._policy.check_unit(before.id or unit, unit)
+            return self._control(request, before, systemctl, context)
         except TimedOut:
             message = f"{request.action} of {unit} has not ended in time; it goes on in the guest: ask for its status"
             raise error("DEADLINE_EXCEEDED", message, name=request.name) from None
         except Unusable as failure:
             raise error("NOT_SUPPORTED", f"systemd does not answer for {unit}: {failure}", name=request.name) from None
 
-    def _control(self, request: pb.ControlRequest, unit: str, systemctl: Systemctl) -> pb.ControlResponse:
-        before = systemctl.show(unit)
+    def explain(self, request: pb.ControlRequest) -> tuple[str, str]:
+        """The unit on which Control would act, and the rule that allows it; raises RpcError as Control would.
+
+        Where systemd cannot be asked whether the name is an alias, the name counts.
+        """
+        unit = _checked(request)
+        self._policy.check_action(request.action)
+        if not self._running():
+            return unit, self._policy.check_unit(unit, unit)
+        try:
+            found = Systemctl(lambda: _SHOW_LIMIT, lambda callback: True, self._directories).show(unit)
+        except (TimedOut, Unusable):
+            return unit, self._policy.check_unit(unit, unit)
+        rule = self._policy.check_unit(found.id or unit, unit)
+        if not found.found:
+            raise _not_found(unit)
+        return found.id, rule
+
+    def _control(
+        self, request: pb.ControlRequest, before: Unit, systemctl: Systemctl, context: ServicerContext
+    ) -> pb.ControlResponse:
+        unit = before.id or unit_name(request.name)  # what was judged, whatever an alias means by now
         if not before.found:
             raise _not_found(unit)
         if request.action == "status":
             return _reply(request, before, systemctl.describe(unit))
+        context.begins()
         if before.pid == os.getpid() and request.action in ("stop", "restart"):
             return self._own(request, before, systemctl)
         result = systemctl.act(request.action, unit)

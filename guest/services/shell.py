@@ -5,107 +5,95 @@ Nothing is decided here but what the request's fields mean; policy and execution
 
 from __future__ import annotations
 
+import contextlib
 import math
-import os
+import threading
+from typing import Iterator, Sequence
 
+from guest.config import LimitsConfig
 from guest.errors import error
 from guest.jobs.capture import Capture
-from guest.jobs.job import MAX_OUTPUT, CannotExecute, Job, JobCancelled, JobTimeout, NoInput, Stage, Status
-from guest.jobs.script import Script
-from guest.os_errors import printable
-from guest.policy.commands import CommandPolicy, refused
-from guest.policy.commands_parser import has_command, parse
-from guest.policy.commands_syntax import CommandRefused, CommandSyntaxError
-from guest.policy.environment import command_environment
-from guest.policy.judge import PathJudge
+from guest.jobs.job import MAX_OUTPUT, Job, JobCancelled, JobTimeout, NoInput, Status
+from guest.jobs.script import Judged
+from guest.policy.commands import CommandPolicy
+from guest.services.command import command_errors, prepare
 from vsrpc.context import ServicerContext
-from vsrpc.errors import RpcError
+from vsrpc.errors import RpcError, busy
 from vsrpc.v1 import shell_pb2, shell_vsrpc
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds that a command may run when the request does not say."""
 
 MAX_TIMEOUT = 86400.0
-"""Seconds: a day. What runs longer is a service."""
-
-DEFAULT_DIRECTORY = "/"
-"""Where commands run when the request does not say: the one directory that is there and that everyone may look into."""
+"""Seconds: a day. What runs longer is a job."""
 
 _KILL_MARGIN = 10.0  # seconds beyond the timeout within which the reply is made, killing included
+
+_DEFAULT_LIMITS = LimitsConfig()
 
 _ERROR_OUTPUT = 16 * 1024  # bytes of each output in the data of an error: enough to see what hung
 
 
 class ShellServicer(shell_vsrpc.ShellServicer):
-    """Runs commands within a policy, keeping at most `max_output` bytes of each output."""
+    """Runs commands within a policy and limits, keeping at most `max_output` bytes of each output."""
 
-    def __init__(self, policy: CommandPolicy, max_output: int = MAX_OUTPUT) -> None:
+    def __init__(
+        self, policy: CommandPolicy, max_output: int = MAX_OUTPUT, limits: LimitsConfig = _DEFAULT_LIMITS
+    ) -> None:
         self._policy = policy
         self._max_output = max_output
+        self._limits = limits
+        self._slots = None if limits.commands is None else threading.BoundedSemaphore(limits.commands)
 
     def Exec(self, request: shell_pb2.ExecRequest, context: ServicerContext) -> shell_pb2.ExecResponse:
         """Run one command to its end."""
-        _check_one_given(request)
         timeout = _timeout(request)
         context.extend_deadline(timeout + _KILL_MARGIN)
-        directory = self._directory(request.working_dir)
-        environment = command_environment(request.env, self._policy.restricted)
-        stdout, stderr = Capture(self._max_output), Capture(self._max_output)
-        job = Job(environment, directory, context.deadline.sooner(timeout), stdout, stderr, NoInput())
-        try:
-            if not context.add_callback(job.cancel):
-                raise JobCancelled
+        context.notes["rule"] = self._policy.rule
+        with self._slot(), prepare(self._policy, request, self._limits) as command, command_errors():
+            stdout, stderr = Capture(self._max_output), Capture(self._max_output)
+            deadline = context.deadline.sooner(timeout)
+            job = Job(
+                command.environment,
+                command.directory,
+                deadline,
+                stdout,
+                stderr,
+                NoInput(),
+                on_start=context.begins,
+            )
             try:
-                status = self._run(request, job, Script(self._policy, environment, directory), directory)
+                if not context.add_callback(job.cancel):
+                    raise JobCancelled
+                try:
+                    status = command.run(job)
+                finally:
+                    job.finish()
+                return _reply(job, status, stdout, stderr)
+            except JobTimeout:
+                raise _timed_out(job, timeout, context, stdout, stderr) from None
+            except JobCancelled:
+                raise error("CANCELLED", "The caller cancelled the call or left; the command was killed") from None
             finally:
-                job.finish()
-            return _reply(job, status, stdout, stderr)
-        except JobTimeout:
-            raise _timed_out(job, timeout, context, stdout, stderr) from None
-        except JobCancelled:
-            raise error("CANCELLED", "The caller cancelled the call or left; the command was killed") from None
-        except CannotExecute as failure:
-            program = printable(failure.program)
-            raise error("CMD_EXEC_FAILED", f"Cannot execute: {program} ({failure.why})", command=program) from None
-        except CommandRefused as refusal:
-            raise refused(refusal.what, refusal.way_out) from None
-        except CommandSyntaxError as wrong:
-            raise error("INVALID_PARAMS", f"command: {wrong}", field="command") from None
+                job.close()
+
+    def explain(self, request: shell_pb2.ExecRequest) -> Sequence[Judged]:
+        """What Exec would execute now, command by command; raises RpcError as Exec would. Nothing is run."""
+        _timeout(request)
+        with prepare(self._policy, request, self._limits) as command:
+            return command.judged
+
+    @contextlib.contextmanager
+    def _slot(self) -> Iterator[None]:
+        """One of the commands that may run at a time; raises BUSY."""
+        if self._slots is not None and not self._slots.acquire(blocking=False):
+            number = self._limits.commands
+            raise busy(f"{number} commands run already", "limits.commands", number)
+        try:
+            yield
         finally:
-            job.close()
-
-    def _run(self, request: shell_pb2.ExecRequest, job: Job, script: Script, directory: str) -> Status:
-        if request.command and self._policy.restricted:
-            return script.run(parse(request.command), job)
-        # "--": a command line may begin with "-".
-        argv = ["/bin/sh", "-c", "--", request.command] if request.command else list(request.argv)
-        program = self._policy.check(argv, directory)
-        return job.run([Stage(argv, program)], strict=True)
-
-    def _directory(self, path: str) -> str:
-        path = path or DEFAULT_DIRECTORY
-        shown = printable(path)
-        if not path.startswith("/") or "\0" in path:
-            raise error("INVALID_PARAMS", f"working_dir: {shown} is not an absolute path", field="working_dir")
-        if self._policy.restricted:
-            PathJudge(self._policy.paths, "/").metadata(path)
-        if not os.path.exists(path):
-            raise error("FILE_NOT_FOUND", f"working_dir: no such directory: {shown}", path=shown)
-        if not os.path.isdir(path):
-            raise error("WRONG_FILE_TYPE", f"working_dir: not a directory: {shown}", path=shown)
-        return path
-
-
-def _check_one_given(request: shell_pb2.ExecRequest) -> None:
-    if request.command and request.argv:
-        raise error("INVALID_PARAMS", "Both command and argv are given: give one of them", field="argv")
-    if not has_command(request.command) and not request.argv:
-        raise error("MISSING_REQUIRED", "command is missing or empty: give a command line, or argv", field="command")
-    if request.argv and not request.argv[0]:
-        raise error("INVALID_PARAMS", "argv: the program (the first element) is empty", field="argv")
-    if "\0" in request.command or any("\0" in argument for argument in request.argv):
-        field = "command" if request.command else "argv"
-        raise error("INVALID_PARAMS", f"{field}: there is a NUL character in it", field=field)
+            if self._slots is not None:
+                self._slots.release()
 
 
 def _timeout(request: shell_pb2.ExecRequest) -> float:

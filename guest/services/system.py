@@ -1,4 +1,4 @@
-"""The System service: that the daemon is alive, what the guest is, and how it does."""
+"""The System service: that the daemon is alive, what the guest is, how it does, and its own replacement."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import os
 import platform
 import time
 
-from guest.machine import facts, network
+from guest.machine import facts, logins, network
 from guest.machine.cpu import CpuMeter
 from guest.machine.mounts import mounts
 from guest.os_errors import printable
+from guest.services.updates import Updates
 from vsrpc._version import __version__
+from vsrpc.bulk import bulk
 from vsrpc.context import ServicerContext, at_once
 from vsrpc.v1 import system_pb2 as pb
 from vsrpc.v1.system_vsrpc import SystemServicer
@@ -20,7 +22,8 @@ from vsrpc.v1.system_vsrpc import SystemServicer
 class SystemService(SystemServicer):
     """Serves System."""
 
-    def __init__(self) -> None:
+    def __init__(self, updates: Updates | None = None) -> None:
+        self._updates = updates or Updates(allowed=False)
         self._started = time.monotonic()
         self._cpu = CpuMeter()
 
@@ -70,7 +73,7 @@ class SystemService(SystemServicer):
                     host=printable(each.host),
                     started=each.started,
                 )
-                for each in network.logins()
+                for each in logins.logins()
             ],
         )
 
@@ -83,6 +86,15 @@ class SystemService(SystemServicer):
             load_average=[round(load, 2) for load in os.getloadavg()],
             process_count=facts.process_count(),
         )
+
+    @bulk(request="content")
+    def Update(self, request: pb.UpdateRequest, context: ServicerContext) -> pb.UpdateResponse:
+        """Replace the daemon."""
+        return self._updates.begin(context.content, request.sha256, request.confirm_within)
+
+    def ConfirmUpdate(self, request: pb.ConfirmUpdateRequest, context: ServicerContext) -> pb.ConfirmUpdateResponse:
+        """Tell how that goes, and keep the new one."""
+        return self._updates.confirm(request.update_id)
 
 
 @functools.lru_cache(maxsize=None)

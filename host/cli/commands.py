@@ -52,11 +52,11 @@ def _file_info(client: VirtioRPCClient, args: Arguments) -> int:
     return _print_data(client.get_file_info(args.path), args)
 
 
-def _job_command(name: str) -> Command:
-    def run(client: VirtioRPCClient, args: Arguments) -> int:
-        from host.cli import jobs  # here, so that other commands need not load it
+def _in(module: str, name: str) -> Command:
+    """A command of another module, which the others need not load."""
 
-        command: Command = getattr(jobs, name)
+    def run(client: VirtioRPCClient, args: Arguments) -> int:
+        command: Command = getattr(importlib.import_module(f"host.cli.{module}"), name)
         return command(client, args)
 
     return run
@@ -72,7 +72,7 @@ def _file_command(module: str, name: str) -> Command:
 
 def _exec(client: VirtioRPCClient, args: Arguments) -> int:
     if not args.raw:
-        return _job_command("exec_")(client, args)
+        return _in("jobs", "exec_")(client, args)
     timeout = args.exec_timeout or args.timeout or _EXEC_TIMEOUT
     envelope = client.exec_command(args.line, timeout=timeout, working_dir=args.workdir)
     data = envelope["data"]
@@ -128,6 +128,12 @@ def _service(client: VirtioRPCClient, args: Arguments) -> int:
     return exits.OK
 
 
+def _update_guest(client: VirtioRPCClient, args: Arguments) -> int:
+    from host.cli.provisioning import update_guest
+
+    return update_guest(client, args)
+
+
 COMMANDS: Mapping[str, Command] = {
     "ping": _ping,
     "wait": _wait,
@@ -135,11 +141,21 @@ COMMANDS: Mapping[str, Command] = {
     "info": _info,
     "status": _status,
     "exec": _exec,
-    "shell": _job_command("shell"),
-    "jobs": _job_command("jobs"),
-    "attach": _job_command("attach"),
-    "logs": _job_command("logs"),
-    "kill": _job_command("kill"),
+    "shell": _in("jobs", "shell"),
+    "jobs": _in("jobs", "jobs"),
+    "attach": _in("jobs", "attach"),
+    "logs": _in("jobs", "logs"),
+    "kill": _in("jobs", "kill"),
+    "shutdown": _in("machine", "shutdown"),
+    "reboot": _in("machine", "shutdown"),
+    "time": _in("machine", "time_"),
+    "hostname": _in("machine", "hostname"),
+    "freeze": _in("machine", "freeze"),
+    "thaw": _in("machine", "thaw"),
+    "trim": _in("machine", "trim"),
+    "top": _in("machine", "top"),
+    "users": _in("machine", "users"),
+    "interfaces": _in("machine", "interfaces"),
     "upload": _upload,
     "download": _download,
     "cp": _file_command("copying", "cp"),
@@ -158,4 +174,5 @@ COMMANDS: Mapping[str, Command] = {
     "tail": _file_command("files", "tail"),
     "file-info": _file_info,
     "service": _service,
+    "update-guest": _update_guest,
 }

@@ -56,6 +56,8 @@ exit codes:
   {PROTOCOL}    what answers is not a vsrpc guest, or not of a version that fits
   {OUTCOME_UNKNOWN}    the link was lost, and whether the call took effect is not known: look before you call again
   {INTERRUPTED}  interrupted (Ctrl-C)
+  {BROKEN_PIPE}  the reader of the output has left
+  {TERMINATED}  terminated by a signal
 exec exits with the remote command's exit code (128+N if signal N killed it); its own failures are {EXEC_BASE} higher:
 {EXEC_BASE + USAGE} wrong usage, {EXEC_BASE + CONNECTION} no connection, {EXEC_BASE + REFUSED} refused, \
 {EXEC_BASE + REMOTE} not started, {EXEC_BASE + TIMEOUT} timeout, {EXEC_BASE + PROTOCOL} protocol, \

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, Mapping
 
 from host.cli import exits
-from host.cli.output import complain, print_json, print_line, write_bytes
+from host.cli.output import complain, print_json, print_line, print_table, write_bytes
 from host.cli.terminal import Escapes, RawMode, size
 from host.client import VirtioRPCClient
 from host.errors import RPCError, UsageError
@@ -78,15 +78,13 @@ def jobs(client: VirtioRPCClient, args: argparse.Namespace) -> int:
     if args.raw:
         print_json(envelope)
         return exits.OK
-    rows = [("JOB", "STATE", "STARTED", "USER", "COMMAND")]
+    rows = []
     for info in listed:
         ended = info["state"] in _ENDED
         state = f"exit {info['exit_code']}" if ended else "running"
         started = time.strftime("%F %T", time.localtime(int(info["started_ms"]) / 1000))
-        rows.append((info["job_id"], state, started, info["user"], " ".join(info["command"].split())))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for row in rows:
-        print_line("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[4]]))
+        rows.append((info["job_id"], state, started, info["user"], info["command"]))
+    print_table(("JOB", "STATE", "STARTED", "USER", "COMMAND"), rows)
     return exits.OK
 
 

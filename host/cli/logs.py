@@ -5,10 +5,18 @@ from __future__ import annotations
 import logging
 import logging.handlers
 
+from host.cli.output import printable
 from host.config import Settings
 from host.errors import UsageError
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class _Formatter(logging.Formatter):
+    """Shows what a terminal would obey: parts of a line may be the guest's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n\t")
 
 
 def set_up_logging(settings: Settings, path: str, debug: bool) -> None:
@@ -29,4 +37,6 @@ def set_up_logging(settings: Settings, path: str, debug: bool) -> None:
         stderr = logging.StreamHandler()
         stderr.setLevel("DEBUG" if debug else settings.log_level)
         handlers.append(stderr)
-    logging.basicConfig(level=min(handler.level for handler in handlers), format=_FORMAT, handlers=handlers)
+    for handler in handlers:
+        handler.setFormatter(_Formatter(_FORMAT))
+    logging.basicConfig(level=min(handler.level for handler in handlers), handlers=handlers)

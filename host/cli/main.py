@@ -10,9 +10,12 @@ from typing import Sequence
 
 from host import config
 from host.cli import exits
-from host.cli.output import complain
+from host.cli.output import complain, printable, write_bytes
 from host.cli.parser import CommandLineError, parse
 from host.errors import RPCError, UsageError
+
+# Commands that make no call to a guest, and so need no target.
+_WITHOUT_GUEST = ("channel", "bootstrap")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,6 +48,10 @@ def main(argv: Sequence[str]) -> int:
 def _run(args: argparse.Namespace) -> int:
     path = config.find(args.config, os.environ)
     settings = config.load(path)
+    if args.command in _WITHOUT_GUEST:
+        from host.cli.provisioning import WITHOUT_GUEST
+
+        return WITHOUT_GUEST[args.command](args)
     target = config.target(args.socket, os.environ, settings)
     if args.debug or settings != config.Settings():
         from host.cli.logs import set_up_logging
@@ -64,6 +71,7 @@ def _run(args: argparse.Namespace) -> int:
         backoff_factor=settings.backoff_factor,
         lock_dir=config.lock_dir(os.environ, settings),
         on_wait=lambda holder: complain("waiting", f"the port is held by {holder}"),
+        key=config.key(os.environ, settings),
     )
     # Not `with`: that connects at once, and a wrong local file should be told without a guest.
     try:
@@ -74,12 +82,14 @@ def _run(args: argparse.Namespace) -> int:
 
 def _explain(args: argparse.Namespace, message: str) -> None:
     if args.debug:
-        traceback.print_exc()
+        write_bytes(sys.stderr, printable(traceback.format_exc(), keep="\n\t").encode("utf-8", "backslashreplace"))
     complain("error", message)
 
 
 def _text_of(error: Exception) -> str:
     if isinstance(error, RPCError):
+        if error.reason == "UNAUTHENTICATED":
+            return f"{error.message}; {config.KEY_SOURCES}"
         return error.message
     if isinstance(error, OSError) and error.strerror:
         if error.filename is None:

@@ -1,16 +1,30 @@
-"""What the commands write: JSON, bytes, one-line messages, a progress bar. Nothing here knows a call."""
+"""What the commands write: JSON, bytes, one-line messages, a progress bar. Nothing here knows a call.
+
+Text may come from a guest that means harm. Whatever a terminal obeys is shown, not sent to it; only the output of a
+command goes through as it is, like that of ssh.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 from types import TracebackType
-from typing import Any
+from typing import Any, Sequence
 
 from host.cli.parser import PROG
 from host.transfer_options import SMALL_FILE
 
 _BAR_WIDTH = 30
+
+# Control characters (ISO/IEC 6429: C0, DEL, C1), and what reorders or breaks lines (Unicode Standard Annex 9, Zl, Zp).
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """The text with what a terminal obeys written as \\x1b and the like; those in `keep` stay."""
+    return _OBEYED.sub(lambda m: m.group() if m.group() in keep else ascii(m.group())[1:-1], text)
 
 
 def write_bytes(stream: Any, data: bytes) -> None:
@@ -22,20 +36,39 @@ def write_bytes(stream: Any, data: bytes) -> None:
     stream.buffer.flush()
 
 
-def print_line(text: str) -> None:
+def print_line(text: str, keep: str = "") -> None:
     """A line on stdout, in UTF-8 whatever the locale; names that are no UTF-8 come out as they were given."""
-    write_bytes(sys.stdout, text.encode("utf-8", "surrogateescape") + b"\n")
+    write_bytes(sys.stdout, _encoded(printable(text, keep)) + b"\n")
 
 
 def print_json(value: Any) -> None:
     """JSON for people and programs, in UTF-8."""
-    print_line(json.dumps(value, indent=2, ensure_ascii=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = _OBEYED.sub(lambda m: m.group() if m.group() == "\n" else f"\\u{ord(m.group()):04x}", text)
+    write_bytes(sys.stdout, _encoded(text) + b"\n")
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Rows in columns, each as wide as it must be; on a terminal no longer than its lines."""
+    lines = [header, *([" ".join(cell.split()) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header) - 1)]
+    most = shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
+    for line in lines:
+        text = "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths)), line[-1]]).rstrip()
+        print_line(text[:most])
 
 
 def complain(kind: str, message: str) -> None:
     """One line on stderr: "vsrpc-host: error: …"."""
     line = " ".join(message.split())
-    write_bytes(sys.stderr, f"{PROG}: {kind}: {line}\n".encode("utf-8", "surrogateescape"))
+    write_bytes(sys.stderr, _encoded(f"{PROG}: {kind}: {printable(line)}\n"))
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a pair of surrogates, which JSON can carry
+        return text.encode("utf-8", "backslashreplace")
 
 
 class TransferProgress:

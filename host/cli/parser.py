@@ -8,6 +8,7 @@ from typing import NoReturn, Sequence
 
 from host.cli import exits
 from host.cli.parser_files import add_copies, add_file_commands
+from host.cli.parser_provisioning import add_commands
 from host.errors import UsageError
 from host.transfer_options import CHECKSUMS, DEFAULT_CHUNK_SIZE, MD5, check_chunk_size
 from vsrpc._version import __version__
@@ -115,7 +116,7 @@ def _build() -> argparse.ArgumentParser:
     kill.add_argument("--signal", default="TERM", metavar="NAME", help="TERM, KILL, HUP … (default: TERM)")
 
     upload = command("upload", "copy a file to the guest")
-    upload.add_argument("local", metavar="LOCAL")
+    upload.add_argument("local", metavar="LOCAL", help="file to copy")
     upload.add_argument("remote", metavar="REMOTE", help="absolute path in the guest; in a directory, the name is kept")
     upload.add_argument("-m", "--mode", default="0644", help="permission bits, in octal (default: 0644)")
     _add_transfer(upload)
@@ -131,9 +132,37 @@ def _build() -> argparse.ArgumentParser:
     file_info = command("file-info", "describe a file of the guest")
     file_info.add_argument("path", metavar="PATH", help="absolute path in the guest")
 
+    for name, help in (("shutdown", "shut the guest down"), ("reboot", "reboot the guest")):
+        power = command(name, f"{help}, now or later, or call that off")
+        if name == "shutdown":
+            power.add_argument("--reboot", action="store_true", help="start again afterwards")
+        power.add_argument("--delay", type=int, default=0, metavar="SEC", help="seconds until then (default: 0)")
+        power.add_argument("--message", default="", metavar="TEXT", help="what users who are logged in are told")
+        power.add_argument("--cancel", action="store_true", help="call off what was to come")
+    time = command("time", "tell the guest's clock, or set it")
+    time.add_argument("--sync", action="store_true", help="set it to this host's clock")
+    time.add_argument("--hardware", action="store_true", help="set the hardware clock too")
+    hostname = command("hostname", "tell the guest's host name, or set it")
+    hostname.add_argument("name", metavar="NAME", nargs="?")
+    freeze = command("freeze", "hold all writes to file systems, for a snapshot")
+    freeze.add_argument("mountpoints", metavar="MOUNTPOINT", nargs="*", help="(default: all file systems on disks)")
+    freeze.add_argument(
+        "--lease", type=int, default=0, metavar="SEC", help="seconds after which they thaw anyway (default: 60)"
+    )
+    command("thaw", "let writes go on")
+    trim = command("trim", "tell the disks which blocks are not used")
+    trim.add_argument("mountpoints", metavar="MOUNTPOINT", nargs="*", help="(default: all file systems on disks)")
+    trim.add_argument("--minimum", type=int, default=0, metavar="BYTES", help="smallest free range that is told")
+    top = command("top", "list the processes that use most")
+    top.add_argument("--sort", choices=("cpu", "memory"), default="cpu", help="what comes first (default: cpu)")
+    top.add_argument("-n", "--lines", type=int, default=10, metavar="N", help="how many (default: 10)")
+    command("users", "list who is logged in")
+    command("interfaces", "list network interfaces with their addresses")
+
     service = command("service", "control a system service of the guest")
     service.add_argument("name", metavar="NAME", help='for example "nginx"')
     service.add_argument("action", metavar="ACTION", choices=ACTIONS, help=", ".join(ACTIONS))
+    add_commands(command, _add_patience, _seconds)
     return parser
 
 

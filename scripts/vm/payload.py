@@ -6,13 +6,13 @@ import hashlib
 import io
 import tarfile
 from dataclasses import dataclass
-from pathlib import Path
+
+from scripts.dist.sources import INSTALLER, guest_files
 
 from .errors import VMError
 from .ga import GuestAgent
 from .paths import PROJECT
 
-INSTALLER = "scripts/install-guest.sh"
 UPLOAD, UNPACKED = "/root/vsrpc.tar", "/root/vsrpc-src"
 INSTALL_SECONDS = 180.0
 
@@ -29,7 +29,7 @@ def collect() -> Payload:
     """Read the guest side as it is in the working tree now."""
     digest, buffer = hashlib.sha256(), io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name in _files():
+        for name in [*guest_files(), INSTALLER.relative_to(PROJECT)]:
             data = (PROJECT / name).read_bytes()
             digest.update(f"{name}\0{len(data)}\0".encode() + data)
             member = tarfile.TarInfo(str(name))
@@ -46,17 +46,8 @@ def install(agent: GuestAgent, payload: Payload) -> None:
     """
     agent.write_file(UPLOAD, payload.tar)
     script = f"rm -rf {UNPACKED} && mkdir {UNPACKED} && tar -xf {UPLOAD} -C {UNPACKED} --no-same-owner"
-    script += f" && sh {UNPACKED}/{INSTALLER} && rm -rf {UNPACKED} {UPLOAD}"
+    script += f" && sh {UNPACKED}/{INSTALLER.relative_to(PROJECT)} && rm -rf {UNPACKED} {UPLOAD}"
     try:
         agent.check(["/bin/sh", "-c", script], timeout=INSTALL_SECONDS)
     except VMError as error:
         raise VMError(f"installing vsrpc in the guest failed: {error}") from None
-
-
-def _files() -> list[Path]:
-    """Sorted, relative to the project."""
-    found = [PROJECT / INSTALLER]
-    for package in ("vsrpc", "guest"):
-        found += [path for path in (PROJECT / package).rglob("*") if path.is_file()]
-    names = (path.relative_to(PROJECT) for path in found)
-    return sorted(n for n in names if "__pycache__" not in n.parts and n.parts[:2] != ("vsrpc", "codegen"))

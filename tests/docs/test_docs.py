@@ -13,15 +13,25 @@ from typing import Any
 
 import pytest
 
-from guest.config import GuestConfig, ServerConfig
-from guest.files import sessions
+from guest.config import GuestConfig, LimitsConfig, SecurityConfig, ServerConfig
 from guest.jobs import job
 from guest.policy.commands import DEFAULT_COMMANDS
 from guest.services import file, shell
 from host.cli import exits, parser
 from host.config import SOCKET_VARIABLE
 from host.transfer_options import DEFAULT_CHUNK_SIZE
-from vsrpc import client_session, hello, link, metadata, outbox, reply_cache, server, server_session, server_stream
+from vsrpc import (
+    auth,
+    authenticator,
+    client_session,
+    hello,
+    link,
+    metadata,
+    outbox,
+    reply_cache,
+    server,
+    server_session,
+)
 from vsrpc.status import Code
 from vsrpc.v1 import error_tables, file_tables, service_tables, shell_tables, system_tables
 from vsrpc.wire import Limits
@@ -89,14 +99,25 @@ LIMITS = {
         f"{shell._ERROR_OUTPUT // KIB} KiB of each in the facts",
     ],
     "`Exec` `timeout`": [f"{shell.DEFAULT_TIMEOUT:g} s by default, {shell.MAX_TIMEOUT / 3600:g} h at most"],
-    "uploads in chunks": [f"{sessions.MAX_SESSIONS} at a time", f"for {sessions.IDLE_SECONDS / 60:g} min"],
+    "uploads in chunks": [
+        f"`limits.uploads`, {LimitsConfig.uploads} by default",
+        f"`limits.upload_idle`, {LimitsConfig.upload_idle / 60:g} min",
+    ],
+    "bytes of a command line, or of `argv`; of `env`": [
+        f"{LimitsConfig.argument_size // KIB} KiB",
+        f"{LimitsConfig.environment_size // KIB} KiB by default",
+    ],
     "a call without a deadline": [f", {ServerConfig.request_timeout:g} s by default"],
     "first line · head · number of fields": [
         f"{WIRE.max_line // KIB} KiB · {WIRE.max_head // KIB} KiB · {WIRE.max_headers}"
     ],
     "silence in the middle of a request": [f"{SERVER['stall_timeout']:g} s, then"],
     "a client that does not read": [f"{SERVER['write_timeout']:g} s for a response"],
-    "requests at a time": [f", {ServerConfig.workers} by default, run and {SERVER['queue']} more wait"],
+    "requests at a time": [
+        f"`server.workers`, {ServerConfig.workers} by default, run and `server.queue`, {ServerConfig.queue}, wait"
+    ],
+    "bytes of requests that are not done": [f"`limits.buffered`, {LimitsConfig.buffered // MIB} MiB by default"],
+    "calls in a second": ["`limits.requests_per_second`, without limit by default"],
     "responses that wait to be written": [f"{outbox._MAX_QUEUED // MIB} MiB; more"],
 }
 
@@ -117,6 +138,10 @@ def test_limits() -> None:
         f"first line over {WIRE.max_line} bytes",
         f"fields over {WIRE.max_head // KIB} KiB with the first line; more than {WIRE.max_headers} of them",
         f"({WIRE.max_body:,} bytes by default)",
+        f"({authenticator.MAX_NONCES} are kept)",
+        f"`security.replay_window`, {SecurityConfig.replay_window / 60:g} min by default",
+        "\n".join(f"    {name}: VALUE" for name in auth.SIGNED_FIELDS),
+        f"a secret of at least {auth.MIN_SECRET} bytes",
         f"replies of {reply_cache.MAX_BYTES // MIB} MiB in all, none larger than {reply_cache.MAX_BYTES // 2 // MIB}",
         f"{reply_cache.MAX_CALLS} calls; {reply_cache.MAX_AGE / 60:g} min after their end",
         f"runs on for {reply_cache.ORPHAN_TIME:g} s, or",
@@ -126,7 +151,7 @@ def test_limits() -> None:
         f"give it up after {client_session._SILENT_AFTER:g} s",
         f"and {hello.MESSAGE_COST} more after each message",
         f"the 16 bytes `{wire_sync.MAGIC.hex(' ')}`",
-        f"`server.max_request_size` and {server_stream._BODY_ROOM // KIB} KiB",
+        f"`server.max_request_size` and {server._BODY_ROOM // KIB} KiB",
     ],
 )
 def test_other_constants(sentence: str) -> None:

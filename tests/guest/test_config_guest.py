@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 import yaml
@@ -48,10 +49,14 @@ security:
   denied_paths: [/srv/secret]
   allowed_units: [nginx, php*.service]
   allowed_unit_actions: [status, restart]
+  login_shell: true
+  operations: {power: true, freeze: true, trim: false, set_time: false, set_hostname: false}
+  allow_update: true
   services: {system: read-only, shell: false, file: read-only, service_manager: true}
 limits:
   requests_per_second: 100
   commands: 4
+  jobs: 6
   uploads: 5
   upload_idle: 60
   upload_space: 1GB
@@ -76,9 +81,12 @@ logging: {level: debug, file: /var/log/x.log, max_size: 1M, backup_count: 0}
             denied_paths=("/srv/secret",),
             allowed_units=("nginx", "php*.service"),
             allowed_unit_actions=("status", "restart"),
+            login_shell=True,
+            operations=config.OperationsConfig(True, True, False, False, False),
+            allow_update=True,
             services=services,
         ),
-        config.LimitsConfig(100.0, 4, 5, 60.0, 1 << 30, 1 << 20, 16 << 20, 2048, 0),
+        config.LimitsConfig(100.0, 4, 6, 5, 60.0, 1 << 30, 1 << 20, 16 << 20, 2048, 0),
         config.AuditConfig(False, "/var/log/a", 1 << 20, 0),
         config.LoggingConfig("DEBUG", "/var/log/x.log", 1 << 20, 0),
     )
@@ -148,3 +156,60 @@ def test_which_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     system.write_text("")
     assert config.find(None) == str(system)
     assert config.find("/given.yaml") == "/given.yaml"
+
+
+def test_a_system_file_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wrote a policy must not get the packaged one because its file cannot be reached."""
+    system = tmp_path / "guest.yaml"
+    monkeypatch.setattr(config, "SYSTEM_FILE", str(system))
+    system.symlink_to(tmp_path / "gone")
+    for cause in ("No such file", "Too many levels of symbolic links"):
+        assert config.find(None) == str(system)
+        with pytest.raises(ConfigError, match=cause):
+            config.load(str(system))
+        system.unlink()
+        system.symlink_to(system)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda file: file.chmod(0o666), "every user may write {file}; run: chmod o-w {file}"),
+        (lambda file: file.parent.chmod(0o777), "every user may write {file.parent}; run: chmod o-w {file.parent}"),
+        (lambda file: (file.unlink(), file.mkdir()), "it is not a regular file"),
+        (lambda file: (file.unlink(), os.mkfifo(file)), "it is not a regular file"),
+    ],
+)
+def test_a_file_that_cannot_be_trusted(tmp_path: Path, change: Callable[[Path], object], message: str) -> None:
+    file = tmp_path / "own" / "guest.yaml"
+    file.parent.mkdir()
+    file.write_text("")
+    assert config.load(str(file)) == GuestConfig()
+    change(file)
+    with pytest.raises(ConfigError) as caught:
+        config.load(str(file))
+    assert message.format(file=file) in str(caught.value)
+
+
+def test_a_link_to_a_file_that_everyone_may_replace(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "x.yaml").write_text("")
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "link.yaml").symlink_to(tmp_path / "open" / "x.yaml")
+    with pytest.raises(ConfigError, match=f"every user may write {tmp_path}/open"):
+        config.load(str(tmp_path / "link.yaml"))
+
+
+@pytest.mark.host_feature
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_the_systems_file_is_roots_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = Path(write(tmp_path, ""))
+    os.chown(file, 65534, 0)
+    assert config.load(str(file)) == GuestConfig()  # a file that its starter names may be anyone's
+    monkeypatch.setattr(config, "SYSTEM_FILE", str(file))
+    with pytest.raises(ConfigError, match="belongs to user 65534; run: chown root"):
+        config.load(str(file))
+    os.chown(file, 0, 65534)
+    file.chmod(0o664)
+    with pytest.raises(ConfigError, match="group 65534 may write "):
+        config.load(str(file))

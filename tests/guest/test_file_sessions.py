@@ -15,6 +15,7 @@ from typing import Any, Iterator
 import pytest
 from servicer_helpers import context, refused
 
+from guest.config import LimitsConfig
 from guest.files import target
 from guest.files.sessions import UploadSessions
 from guest.policy.paths import PathPolicy
@@ -316,7 +317,7 @@ def test_a_chunk_that_comes_again_with_other_content(uploads: Uploads) -> None:
 
 
 def test_no_more_than_so_many_at_a_time(place: Path) -> None:
-    uploads = Uploads(place, max_sessions=2)
+    uploads = Uploads(place, limits=LimitsConfig(uploads=2))
     first = uploads.init(1)
     uploads.init(1)
     before = os.listdir("/proc/self/fd")
@@ -330,7 +331,7 @@ def test_no_more_than_so_many_at_a_time(place: Path) -> None:
 
 def test_idle_uploads_are_dropped(place: Path) -> None:
     clock = Clock()
-    uploads = Uploads(place, idle_seconds=100, clock=clock)
+    uploads = Uploads(place, limits=LimitsConfig(upload_idle=100), clock=clock)
     idle, used = uploads.init(10), uploads.init(10)
     clock.now += 60
     uploads.chunk(used, b"abc", offset=0)
@@ -343,7 +344,7 @@ def test_idle_uploads_are_dropped(place: Path) -> None:
 
 def test_idle_uploads_are_dropped_without_a_call(place: Path) -> None:
     before, threads = os.listdir("/proc/self/fd"), set(threading.enumerate())
-    uploads = Uploads(place, idle_seconds=0.05)
+    uploads = Uploads(place, limits=LimitsConfig(upload_idle=0.05))
     uploads.init(10)
     (timer,) = set(threading.enumerate()) - threads
     timer.join()

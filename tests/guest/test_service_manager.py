@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 from servicer_helpers import context, refused
 
+from guest.config import UNIT_ACTIONS
 from guest.machine.systemd import is_running, unit_name
+from guest.policy.units import UnitPolicy
 from guest.services import service_manager
 from guest.services.service_manager import ServiceManagerService
 from vsrpc.context import ServicerContext
 from vsrpc.v1 import service_pb2 as pb
+
+ANY = UnitPolicy(None, UNIT_ACTIONS)
 
 _SYSTEMCTL = """#!/bin/sh
 cd "{here}"
@@ -50,19 +54,23 @@ printf 'starting up\\ncannot bind to port 80\\n'
 class Guest:
     """A guest with systemd, as far as systemctl and journalctl tell."""
 
-    def __init__(self, here: Path) -> None:
+    def __init__(self, here: Path, policy: UnitPolicy = ANY) -> None:
         self.here = here
         (here / "units").mkdir()
         for name, script in (("systemctl", _SYSTEMCTL), ("journalctl", _JOURNALCTL)):
             (here / name).write_text(script.replace("{here}", str(here)))
             (here / name).chmod(0o755)
         (here / "units" / "missing").write_text("LoadState=not-found\nActiveState=inactive\n")
-        self.service = ServiceManagerService((str(here),), lambda: True)
+        self.service = ServiceManagerService(policy, (str(here),), lambda: True)
 
     def unit(self, name: str, active: str = "inactive", sub: str = "", pid: int = 0, file: str = "disabled") -> None:
         (self.here / "units" / name).write_text(
             f"Id={name}\nLoadState=loaded\nActiveState={active}\nSubState={sub}\nMainPID={pid}\nUnitFileState={file}\n"
         )
+
+    def alias(self, name: str, unit: str) -> None:
+        """A name by which systemctl knows a unit, which says its own."""
+        (self.here / "units" / name).symlink_to(unit)
 
     def control(self, name: str, action: str, call: ServicerContext | None = None) -> pb.ControlResponse:
         return self.service.Control(pb.ControlRequest(name=name, action=action), call or context())
@@ -212,10 +220,10 @@ def test_a_daemon_without_the_right(guest: Guest, said: str) -> None:
 
 
 def test_a_guest_without_systemd(guest: Guest, tmp_path: Path) -> None:
-    without = ServiceManagerService((str(guest.here),), lambda: False)
+    without = ServiceManagerService(ANY, (str(guest.here),), lambda: False)
     failure = refused("NOT_SUPPORTED", without.Control, pb.ControlRequest(name="web", action="status"), context())
     assert "no systemd" in failure.details()
-    bare = ServiceManagerService((str(tmp_path / "none"),), lambda: True)
+    bare = ServiceManagerService(ANY, (str(tmp_path / "none"),), lambda: True)
     failure = refused("NOT_SUPPORTED", bare.Control, pb.ControlRequest(name="web", action="status"), context())
     assert "systemctl is not installed" in failure.details()
     assert is_running(str(tmp_path))
@@ -265,3 +273,94 @@ def test_our_own_unit_is_not_stopped_and_restarts_after_the_reply(
     assert "restarts in 0.05 s" in reply.output
     timer.join()
     assert guest.calls()[-1] == "restart --no-pager --no-ask-password --no-block -- vsrpc-guest.service"
+
+
+# -- what may be controlled
+
+
+def limited(here: Path, units: list[str] | None, *actions: str) -> Guest:
+    guest = Guest(here, UnitPolicy(units, actions or UNIT_ACTIONS))
+    for name in ("web.service", "web.socket", "web2.service", "db@main.service", "ssh.service", "php8.service"):
+        guest.unit(name)
+    guest.alias("sshd.service", "ssh.service")
+    guest.alias("web-alias.service", "php8.service")
+    return guest
+
+
+@pytest.mark.parametrize(
+    ("units", "name", "rule"),
+    [
+        (None, "web", "null"),
+        (["web"], "web", "web"),
+        (["web.service"], "web", "web.service"),
+        (["php*", "web"], "php8", "php*"),
+        (["db@*.service"], "db@main", "db@*.service"),
+        (["web.socket"], "web.socket", "web.socket"),
+        (["ssh"], "sshd", "ssh"),
+    ],
+)
+def test_units_that_are_listed(tmp_path: Path, units: list[str] | None, name: str, rule: str) -> None:
+    guest = limited(tmp_path, units)
+    call = context()
+    assert guest.control(name, "start", call).status == "running"
+    assert call.notes == {"rule": f"security.allowed_units: {rule}"}
+
+
+@pytest.mark.parametrize(
+    ("units", "name", "said"),
+    [
+        ([], "web", "web.service (security.allowed_units in the guest's configuration lists none)"),
+        (["web"], "web2", "web2.service (security.allowed_units in the guest's configuration lists web)"),
+        (["web"], "web.socket", "web.socket ("),  # a service is meant by a name without a type
+        (["w*"], "web.socket", "web.socket ("),
+        (["web"], "no-such", "no-such.service ("),  # it is not told whether it is there
+        (["sshd", "web*"], "sshd", "sshd.service (sshd.service is ssh.service; "),
+        (["sshd", "web*"], "web-alias", "web-alias.service (web-alias.service is php8.service; "),
+        (["WEB"], "web", "web.service ("),
+    ],
+)
+def test_units_that_are_not_listed(tmp_path: Path, units: list[str], name: str, said: str) -> None:
+    guest = limited(tmp_path, units)
+    for action in UNIT_ACTIONS:
+        failure = refused("PERMISSION_DENIED", guest.control, name, action)
+        assert failure.details().startswith(f"Service not allowed: {said}")
+        assert failure.data["rule"] == "security.allowed_units"
+    assert {line.split()[0] for line in guest.calls()} == {"show"}
+
+
+def test_the_unit_that_was_judged_is_acted_on(tmp_path: Path) -> None:
+    """Not its alias, which could come to mean another one."""
+    guest = limited(tmp_path, ["ssh"])
+    guest.control("sshd", "restart")
+    assert "restart --no-pager --no-ask-password -- ssh.service" in guest.calls()
+
+
+def test_actions_that_are_not_listed(tmp_path: Path) -> None:
+    guest = limited(tmp_path, None, "status", "restart")
+    guest.control("web", "status")
+    guest.control("web", "restart")
+    before = guest.calls()
+    for action in ("start", "stop", "enable", "disable"):
+        failure = refused("PERMISSION_DENIED", guest.control, "web", action)
+        assert failure.details() == (
+            f"Service action not allowed: {action} (security.allowed_unit_actions in the guest's configuration lists "
+            "status, restart)"
+        )
+        assert failure.data["rule"] == "security.allowed_unit_actions"
+    assert guest.calls() == before
+
+
+def test_what_explain_asks(tmp_path: Path) -> None:
+    guest = limited(tmp_path, ["ssh"])
+    ask = guest.service.explain
+    assert ask(pb.ControlRequest(name="sshd", action="stop")) == ("ssh.service", "security.allowed_units: ssh")
+    refused("PERMISSION_DENIED", ask, pb.ControlRequest(name="web", action="stop"))
+    (tmp_path / "units" / "ssh.service").write_text("Id=ssh.service\nLoadState=not-found\nActiveState=inactive\n")
+    refused("UNIT_NOT_FOUND", ask, pb.ControlRequest(name="ssh", action="stop"))
+    assert {line.split()[0] for line in guest.calls()} == {"show"}
+
+
+def test_patterns_that_match_nothing() -> None:
+    policy = UnitPolicy(["nginx", "php*", "getty@tty1", "none", "db@*"], UNIT_ACTIONS)
+    there = ["nginx.service", "php8.service", "getty@.service", "none.socket"]
+    assert policy.unmatched(there) == ["none", "db@*"]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import builtins
 import os
 import platform
 import shutil
 import socket
+import struct
 import time
 from pathlib import Path
-from typing import Any
 
+import psutil
 import pytest
 from servicer_helpers import context
 
-from guest.machine import facts, mounts, network
+from guest.machine import facts, logins, mounts, network
 from guest.machine.cpu import CpuMeter, Sample
 from guest.services import system
 from guest.services.system import SystemService
@@ -228,24 +228,48 @@ def test_mounts_are_real_storage_once(tmp_path: Path) -> None:
     ]
 
 
-def test_a_guest_without_psutil_is_still_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "psutil":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    assert (network.interfaces(), network.logins()) == ([], [])
-    assert SystemService().Info(pb.InfoRequest(), context()).hostname
+def test_interfaces_are_those_that_psutil_finds() -> None:
+    expected = []
+    for name, entries in sorted(psutil.net_if_addrs().items()):
+        macs = [each.address for each in entries if each.family == socket.AF_PACKET]
+        of = [each for each in entries if each.family in (socket.AF_INET, socket.AF_INET6)]
+        addresses = [f"{each.address.partition('%')[0]}/{prefix_length(each.netmask)}" for each in of]
+        expected.append((name, "" if set(macs[0]) <= set("0:") else macs[0], sorted(addresses)))
+    assert [(each.name, each.mac, sorted(each.addresses)) for each in network.interfaces()] == expected
 
 
-def test_prefix_lengths() -> None:
-    cases = (
-        (socket.AF_INET, "255.255.240.0", "/20"),
-        (socket.AF_INET6, "ffff:ffff:ffff:ffff::", "/64"),
-        (socket.AF_INET, None, ""),
-    )
-    for family, netmask, expected in cases:
-        assert network._prefix(family, netmask) == expected
+def prefix_length(netmask: str | None) -> int:
+    assert netmask is not None
+    family = socket.AF_INET6 if ":" in netmask else socket.AF_INET
+    return bin(int.from_bytes(socket.inet_pton(family, netmask), "big")).count("1")
+
+
+def test_a_guest_whose_kernel_is_not_to_be_asked_has_no_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    assert network.interfaces() == []
+
+
+@pytest.mark.parametrize(
+    ("machine_name", "times", "size"), [("x86_64", "iii16s20x", 384), ("aarch64", "qqq16s24x", 400)]
+)
+def test_logins_are_live_sessions_of_utmp(tmp_path: Path, machine_name: str, times: str, size: int) -> None:
+    record = struct.Struct("=hxxi32s4s32s256shh" + times)
+    assert record.size == size  # of struct utmp there
+
+    def entry(kind: int, pid: int, name: bytes, host: bytes = b"") -> bytes:
+        return record.pack(kind, pid, b"pts/0", b"", name, host, 0, 0, 0, 1735312345, 7, b"")
+
+    utmp = tmp_path / "run/utmp"
+    machine(tmp_path, {"proc/77/stat": "", "run/utmp": ""})
+    assert logins.logins(tmp_path, machine_name) == []
+    entries = entry(2, 77, b"reboot"), entry(7, 77, b"ann", b"10.0.0.1"), entry(7, 78, b"gone"), entry(7, 77, b"b\xff")
+    utmp.write_bytes(b"".join(entries) + b"cut off")
+    assert logins.logins(tmp_path, machine_name) == [
+        logins.Login("ann", "pts/0", "10.0.0.1", 1735312345),
+        logins.Login("b\ufffd", "pts/0", "", 1735312345),
+    ]
+    utmp.unlink()
+    assert logins.logins(tmp_path, machine_name) == []

@@ -38,6 +38,7 @@ connection:
   read_timeout: 2.5
   write_timeout: 3
   lock_dir: /run/locks
+  key_file: /etc/vsrpc/keys
 retry:
   max_retries: 0
   retry_interval: 0.5
@@ -54,6 +55,7 @@ logging:
         read_timeout=2.5,
         write_timeout=3.0,
         lock_dir="/run/locks",
+        key_file="/etc/vsrpc/keys",
         max_retries=0,
         retry_interval=0.5,
         backoff_factor=1.5,
@@ -73,6 +75,7 @@ logging:
         ("connection:\n  connect_timeout: 0\n", "host.yaml:2: connection.connect_timeout: 0 is out of range"),
         ("connection:\n  socket_path: 7\n", "host.yaml:2: connection.socket_path: 7 is not a text"),
         ("connection:\n  lock_dir: locks\n", "host.yaml:2: connection.lock_dir: 'locks' is not an absolute path"),
+        ("connection:\n  key_file: keys\n", "host.yaml:2: connection.key_file: 'keys' is not an absolute path"),
         ("retry:\n  max_retries: -1\n", "host.yaml:2: retry.max_retries: -1 is out of range"),
         ("retry: {max_retries: 1.5}\n", "host.yaml:1: retry.max_retries: 1.5 is not a whole number"),
         ("logging:\n  level: LOUD\n", "host.yaml:2: logging.level: 'LOUD' is not one of"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import uuid
 from pathlib import Path
 from typing import Iterator
@@ -10,6 +11,7 @@ from typing import Iterator
 import pytest
 from json_client import JsonClient
 from peer_target import RemoteFile, Target
+from peer_tools import cache_dir, tool
 
 from host.local import LocalGuest
 
@@ -25,6 +27,15 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     with LocalGuest() as guest:
         # sd_booted(3)
         yield Target(guest.target[len("unix:") :], has_systemd=os.path.isdir("/run/systemd/system"))
+
+
+@pytest.fixture(scope="session")
+def go_example() -> Path:
+    """The client in examples/go, built."""
+    built = cache_dir("go-example") / "example"
+    source = Path(__file__).resolve().parents[2] / "examples" / "go"
+    subprocess.run([tool("go"), "build", "-o", str(built), "."], cwd=source, check=True, timeout=240)
+    return built
 
 
 @pytest.fixture(scope="session")

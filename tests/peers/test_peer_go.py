@@ -17,7 +17,6 @@ from typing import Iterator
 
 import pytest
 from peer_target import Target
-from peer_tools import cache_dir, tool
 from portsim import Simulator
 
 from host.local import LocalGuest
@@ -26,7 +25,6 @@ from vsrpc._version import __version__
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLE = ROOT / "examples" / "go"
 
 # From PROTOCOL.md, as the client has them.
 MAGIC = bytes.fromhex("165696d6d69656d69696d65656d6d696")
@@ -124,10 +122,8 @@ class Relay:
 
 
 @pytest.fixture(scope="module")
-def program() -> Path:
-    built = cache_dir("go-example") / "example"
-    subprocess.run([tool("go"), "build", "-o", str(built), "."], cwd=EXAMPLE, check=True, timeout=240)
-    return built
+def program(go_example: Path) -> Path:
+    return go_example
 
 
 def run(program: Path, path: str, folder: str) -> dict[str, str]:

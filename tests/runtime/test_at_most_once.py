@@ -99,6 +99,18 @@ def test_a_repeated_call_gets_the_first_ones_reply(world: World, path: str, firs
     assert runs.commands == ["make", "make"], "another key is another effect"
 
 
+def test_a_request_that_is_refused_by_its_head_is_no_call(world: World) -> None:
+    """It ran nothing, and the one that is put right has the same key."""
+    runs = Runs(world)
+    peer = session(world)
+    ask(peer, "k", expect="a reply")
+    assert peer.response().status == 417
+    assert get(peer, "k") == "run 1"
+    ask(peer, "k", expect="a reply")
+    assert peer.response().status == 417
+    assert runs.commands == ["make"]
+
+
 def test_a_call_without_a_key_runs_each_time(world: World) -> None:
     runs = Runs(world)
     peer = session(world)

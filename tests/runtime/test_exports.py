@@ -14,7 +14,7 @@ import vsrpc.wire
 
 
 def test_the_public_names() -> None:
-    names = ["Channel", "ChannelOptions", "Code", "ErrorDetail", "RpcError", "__version__", "connect"]
+    names = ["Channel", "ChannelOptions", "Code", "ErrorDetail", "Key", "RpcError", "__version__", "connect"]
     assert vsrpc.__all__ == names
     assert all(hasattr(vsrpc, name) for name in names)
 

@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Any, Callable, Sequence
 
 import pytest
+from runtime_keys import KEY, judge
 from runtime_threads import Beside, eventually
 from runtime_world import EXEC, PortListener, World
 
@@ -119,6 +120,7 @@ KINDS: dict[str, tuple[Callable[[Channel, str], str], dict[str, Any]]] = {
     "stub, JSON": (by_stub, {"codec": "json"}),
     "stub, gzip": (by_stub, {"compression": "gzip"}),
     "http": (by_http, {}),
+    "stub, signed": (by_stub, {"key": KEY}),
 }
 
 
@@ -151,8 +153,8 @@ def test_a_call_takes_effect_once_wherever_its_link_is_cut(make_world: MakeWorld
 
 @pytest.mark.parametrize("way", ["sent", "received"])
 @pytest.mark.parametrize("kind", list(KINDS)[1:])
-def test_each_kind_of_call_takes_effect_once(world: World, kind: str, way: str) -> None:
-    cut_everywhere(world, kind, way, step=7)
+def test_each_kind_of_call_takes_effect_once(make_world: MakeWorld, kind: str, way: str) -> None:
+    cut_everywhere(make_world(authenticator=judge() if "signed" in kind else None), kind, way, step=7)
 
 
 @pytest.mark.parametrize("way", ["sent", "received"])
@@ -175,13 +177,14 @@ def test_an_idempotent_call_is_just_made_again(world: World) -> None:
     assert len(cuts.wires) > 2
 
 
-def test_many_calls_of_many_threads_over_a_link_that_is_always_cut(make_world: MakeWorld) -> None:
+@pytest.mark.parametrize("signed", [False, True])
+def test_many_calls_of_many_threads_over_a_link_that_is_always_cut(make_world: MakeWorld, signed: bool) -> None:
     """No caller gets another call's reply, nothing runs twice, and all is done in the end."""
-    world = make_world(PortListener())
+    world = make_world(PortListener(), authenticator=judge() if signed else None)
     effects = Effects(world)
     dice = random.Random(7)
     plan = ((dice.choice(("sent", "received")), dice.randrange(700, 6000)) for _ in itertools.count())
-    channel = world.channel(connect=Cuts(world, plan).connect, **FAST)
+    channel = world.channel(connect=Cuts(world, plan).connect, key=KEY, **FAST)
     kinds = [by_stub, by_http]
 
     def work(worker: int) -> None:

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Iterator
 
 import pytest
+from vm_tools import CONFIG, sh
+
+if TYPE_CHECKING:
+    from scripts.vm import VM
 
 # Building the image is part of the first test's time; a boot under emulation takes up to a minute on a busy machine.
 SECONDS = 900
+
+
+@pytest.fixture
+def configured(vm: VM) -> Iterator[VM]:
+    """A VM whose daemon's configuration a test may change."""
+    before = vm.ga.read_file(CONFIG)
+    yield vm
+    vm.ga.write_file(CONFIG, before)
+    sh(vm, "systemctl restart vsrpc-guest")
+    vm.wait_daemon()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -7,10 +7,10 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from vm_tools import BOOT, cli, sh
+from vm_tools import BOOT, CONFIG, cli, sh
 
 import vsrpc
 from host.client import RPCError, VirtioRPCClient
@@ -26,22 +26,11 @@ if TYPE_CHECKING:
     from scripts.vm import VM
 
 PORT = "/dev/virtio-ports/test.vserial.0"
-CONFIG = "/etc/vsrpc/guest.yaml"
 
 
 def patient(vm: VM) -> vsrpc.Channel:
     """A channel that waits for a guest that is on its way."""
     return vsrpc.connect(str(vm.socket), vsrpc.ChannelOptions(connect_timeout=BOOT, read_timeout=BOOT))
-
-
-@pytest.fixture
-def configured(vm: VM) -> Iterator[VM]:
-    """A VM whose daemon's configuration a test may change."""
-    before = vm.ga.read_file(CONFIG)
-    yield vm
-    vm.ga.write_file(CONFIG, before)
-    sh(vm, "systemctl restart vsrpc-guest")
-    vm.wait_daemon()
 
 
 def test_every_service_answers_typed_calls(vm: VM) -> None:
@@ -285,21 +274,6 @@ def test_log_file_and_no_trace_of_requests_that_a_client_forges(configured: VM) 
     while "/vsrpc.v1.File/Stat" not in (log := sh(configured, "cat /var/log/virtio-rpc.log")):
         assert time.monotonic() < deadline, log
     assert not any(line.startswith("ERROR forged") for line in log.splitlines())
-
-
-def test_the_daemon_serves_vsock(vm: VM) -> None:
-    """Both ends in the guest, whose kernel has the loopback that few hosts load; the same program as over the port."""
-    client = (
-        "import vsrpc\nfrom vsrpc.v1.system_vsrpc import SystemStub\n"
-        "with vsrpc.connect('vsock:1:7000') as channel:\n    print(SystemStub(channel).Ping(timeout=60).message)\n"
-    )
-    sh(vm, "modprobe vsock_loopback && systemd-run --unit vsock-test vsrpc-guest --listen vsock:7000")
-    try:
-        sh(vm, "until journalctl -u vsock-test | grep -q 'serves vsock:7000'; do sleep 0.1; done")
-        vm.ga.write_file("/root/vsock_client.py", client.encode())
-        assert sh(vm, "PYTHONPATH=/opt/vsrpc/current python3 /root/vsock_client.py") == "pong\n"
-    finally:
-        sh(vm, "systemctl stop vsock-test")
 
 
 def test_plain_clients_that_follow_one_another_at_once(vm: VM) -> None:

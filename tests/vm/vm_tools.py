@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scripts.vm import VM
 
+CONFIG = "/etc/vsrpc/guest.yaml"
 BOOT = 240.0  # seconds that a boot may take under emulation on a busy machine
 
 

@@ -62,6 +62,7 @@ requests = st.builds(
     headers=fields.map(lambda items: Headers([("host", "g"), *items])),
     body=bodies,
     tail=bodies,
+    room=st.none(),
 )
 responses = st.builds(
     Response,

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +18,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _UpdateState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UpdateStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UpdateState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UPDATE_STATE_UNSPECIFIED: _UpdateState.ValueType  # 0
+    """Not told."""
+    UPDATE_STATE_RUNNING: _UpdateState.ValueType  # 1
+    """It is under way: ask again."""
+    UPDATE_STATE_CONFIRMED: _UpdateState.ValueType  # 2
+    """The new daemon runs, and stays."""
+    UPDATE_STATE_ROLLED_BACK: _UpdateState.ValueType  # 3
+    """It failed, and the release before it is back."""
+
+class UpdateState(_UpdateState, metaclass=_UpdateStateEnumTypeWrapper):
+    """How an update goes."""
+
+UPDATE_STATE_UNSPECIFIED: UpdateState.ValueType  # 0
+"""Not told."""
+UPDATE_STATE_RUNNING: UpdateState.ValueType  # 1
+"""It is under way: ask again."""
+UPDATE_STATE_CONFIRMED: UpdateState.ValueType  # 2
+"""The new daemon runs, and stays."""
+UPDATE_STATE_ROLLED_BACK: UpdateState.ValueType  # 3
+"""It failed, and the release before it is back."""
+Global___UpdateState: _TypeAlias = UpdateState  # noqa: Y015
 
 @_typing.final
 class PingRequest(_message.Message):
@@ -352,3 +381,115 @@ class StatusResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015
+
+@_typing.final
+class UpdateRequest(_message.Message):
+    """Request of System.Update."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    CONFIRM_WITHIN_FIELD_NUMBER: _builtins.int
+    content: _builtins.bytes
+    """The guest bundle: a gzipped tar archive with one directory that holds install.sh, vsrpc/ and guest/."""
+    sha256: _builtins.str
+    """SHA-256 of it, in hexadecimal digits. Required."""
+    confirm_within: _builtins.float
+    """Seconds from the restart of the daemon within which ConfirmUpdate must come; 0 for 120."""
+    def __init__(
+        self,
+        *,
+        content: _builtins.bytes = ...,
+        sha256: _builtins.str = ...,
+        confirm_within: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm_within", b"confirm_within", "content", b"content", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateRequest: _TypeAlias = UpdateRequest  # noqa: Y015
+
+@_typing.final
+class UpdateResponse(_message.Message):
+    """Reply of System.Update."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPDATE_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
+    update_id: _builtins.str
+    """Names the update, for ConfirmUpdate."""
+    version: _builtins.str
+    """Version of the daemon in the bundle."""
+    previous_version: _builtins.str
+    """Version of the daemon that answers."""
+    def __init__(
+        self,
+        *,
+        update_id: _builtins.str = ...,
+        version: _builtins.str = ...,
+        previous_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["previous_version", b"previous_version", "update_id", b"update_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateResponse: _TypeAlias = UpdateResponse  # noqa: Y015
+
+@_typing.final
+class ConfirmUpdateRequest(_message.Message):
+    """Request of System.ConfirmUpdate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPDATE_ID_FIELD_NUMBER: _builtins.int
+    update_id: _builtins.str
+    """The one of UpdateResponse."""
+    def __init__(
+        self,
+        *,
+        update_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["update_id", b"update_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmUpdateRequest: _TypeAlias = ConfirmUpdateRequest  # noqa: Y015
+
+@_typing.final
+class ConfirmUpdateResponse(_message.Message):
+    """Reply of System.ConfirmUpdate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    state: Global___UpdateState.ValueType
+    """How it goes."""
+    message: _builtins.str
+    """What is being done; why it failed."""
+    version: _builtins.str
+    """Version of the daemon that answers."""
+    def __init__(
+        self,
+        *,
+        state: Global___UpdateState.ValueType = ...,
+        message: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "state", b"state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmUpdateResponse: _TypeAlias = ConfirmUpdateResponse  # noqa: Y015

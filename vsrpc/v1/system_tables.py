@@ -9,6 +9,8 @@ SYSTEM_ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/v1/ping", "/vsrpc.v1.System/Ping", "", Idempotency.NO_SIDE_EFFECTS),
     Route("GET", "/api/v1/system/info", "/vsrpc.v1.System/Info", "", Idempotency.NO_SIDE_EFFECTS),
     Route("GET", "/api/v1/system/status", "/vsrpc.v1.System/Status", "", Idempotency.NO_SIDE_EFFECTS),
+    Route("POST", "/api/v1/system/update", "/vsrpc.v1.System/Update", "*", Idempotency.UNKNOWN),
+    Route("POST", "/api/v1/system/update/confirm", "/vsrpc.v1.System/ConfirmUpdate", "*", Idempotency.IDEMPOTENT),
 )
 
 ROUTES: tuple[Route, ...] = SYSTEM_ROUTES

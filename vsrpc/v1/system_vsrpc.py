@@ -39,9 +39,25 @@ SYSTEM_STATUS = MethodDescriptor(
     Idempotency.NO_SIDE_EFFECTS,
 )
 
+SYSTEM_UPDATE = MethodDescriptor(
+    "vsrpc.v1.System",
+    "Update",
+    system_pb2.UpdateRequest,
+    system_pb2.UpdateResponse,
+    Idempotency.UNKNOWN,
+)
+
+SYSTEM_CONFIRM_UPDATE = MethodDescriptor(
+    "vsrpc.v1.System",
+    "ConfirmUpdate",
+    system_pb2.ConfirmUpdateRequest,
+    system_pb2.ConfirmUpdateResponse,
+    Idempotency.IDEMPOTENT,
+)
+
 SYSTEM_SERVICE = ServiceDescriptor(
     "vsrpc.v1.System",
-    (SYSTEM_PING, SYSTEM_INFO, SYSTEM_STATUS),
+    (SYSTEM_PING, SYSTEM_INFO, SYSTEM_STATUS, SYSTEM_UPDATE, SYSTEM_CONFIRM_UPDATE),
     routes=system_tables.SYSTEM_ROUTES,
 )
 
@@ -68,6 +84,21 @@ class SystemStub:
             response_deserializer=SYSTEM_STATUS.deserialize,
         )
         """Measures the guest: CPU, memory, disks, load."""
+        self.Update: UnaryUnary[system_pb2.UpdateRequest, system_pb2.UpdateResponse] = channel.unary_unary(
+            "/vsrpc.v1.System/Update",
+            request_serializer=SYSTEM_UPDATE.serialize,
+            response_deserializer=SYSTEM_UPDATE.deserialize,
+        )
+        """Replaces the daemon by the release in a bundle. The reply comes once the bundle is checked and unpacked; then the
+        guest installs it, which restarts the daemon, and goes back to the release before it by itself unless ConfirmUpdate
+        reaches the new daemon in time. Refused unless the guest's configuration has security.allow_update.
+        """
+        self.ConfirmUpdate: UnaryUnary[system_pb2.ConfirmUpdateRequest, system_pb2.ConfirmUpdateResponse] = channel.unary_unary(
+            "/vsrpc.v1.System/ConfirmUpdate",
+            request_serializer=SYSTEM_CONFIRM_UPDATE.serialize,
+            response_deserializer=SYSTEM_CONFIRM_UPDATE.deserialize,
+        )
+        """Tells how an update goes, and keeps the new release if it is the new daemon that answers."""
 
 
 class SystemServicer:
@@ -84,6 +115,17 @@ class SystemServicer:
     def Status(self, request: system_pb2.StatusRequest, context: ServicerContext) -> system_pb2.StatusResponse:
         """Measures the guest: CPU, memory, disks, load."""
         raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.System.Status is not implemented here")
+
+    def Update(self, request: system_pb2.UpdateRequest, context: ServicerContext) -> system_pb2.UpdateResponse:
+        """Replaces the daemon by the release in a bundle. The reply comes once the bundle is checked and unpacked; then the
+        guest installs it, which restarts the daemon, and goes back to the release before it by itself unless ConfirmUpdate
+        reaches the new daemon in time. Refused unless the guest's configuration has security.allow_update.
+        """
+        raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.System.Update is not implemented here")
+
+    def ConfirmUpdate(self, request: system_pb2.ConfirmUpdateRequest, context: ServicerContext) -> system_pb2.ConfirmUpdateResponse:
+        """Tells how an update goes, and keeps the new release if it is the new daemon that answers."""
+        raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.System.ConfirmUpdate is not implemented here")
 
 
 def add_SystemServicer_to_server(servicer: SystemServicer, server: ServiceRegistry) -> None:

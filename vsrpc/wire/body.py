@@ -2,25 +2,39 @@
 
 A body reader's contract: ``read(data)`` takes what is its own from the unparsed input and returns the whole
 body when it is complete, or None when more is needed, or raises: RemoteProtocolError for broken framing,
-BodyTooLarge when the framing is sound and only the size is not. After ``discard()`` a reader goes on by
-the same framing, keeps nothing, raises no BodyTooLarge and returns an empty body at the end.
+BodyRefused when the framing is sound and only the size is not. After ``discard()`` a reader goes on by
+the same framing, keeps nothing, raises no BodyRefused and returns an empty body at the end.
+
+``room``, where an owner gives one, is asked before memory is allocated, and told when that is let go: by
+``discard()``, or later by whoever got the body and the room with it.
 """
 
 from __future__ import annotations
 
-from typing import Callable, Union
+from typing import Callable, Protocol, Union
 
 from . import grammar
-from .errors import BodyTooLarge, RemoteProtocolError, shown
+from .errors import BodyTooLarge, NoRoom, RemoteProtocolError, shown
 from .head import SectionReader
 from .headers import Headers
 from .limits import Limits
 
 
+class Room(Protocol):
+    """The memory of one body."""
+
+    def take(self, count: int, /) -> bool:
+        """Take so many bytes more, if they are there."""
+
+    def release(self) -> None:
+        """Give all back; does nothing the second time."""
+
+
 class LengthReader:
     """A body of known length, received into one buffer that is allocated once, when first read."""
 
-    def __init__(self, length: int, limit: int) -> None:
+    def __init__(self, length: int, limit: int, room: Room | None = None) -> None:
+        self.room = room
         self._length = length
         self._limit = limit
         self._left = length
@@ -30,6 +44,8 @@ class LengthReader:
     def discard(self) -> None:
         self._keep = False
         self._body = None
+        if self.room is not None:
+            self.room.release()
 
     def read(self, data: bytearray) -> bytes | bytearray | None:
         taken = min(len(data), self._left)
@@ -44,6 +60,8 @@ class LengthReader:
                 raise BodyTooLarge(
                     f"Content-Length {self._length} is over the limit of {self._limit} bytes: send it in parts"
                 )
+            if self.room is not None and not self.room.take(self._length):
+                raise NoRoom(self._length)
             self._body = bytearray(self._length)
         if taken:
             with memoryview(data)[:taken] as part:
@@ -78,7 +96,8 @@ class ChunkedReader:
           └────> trailers ──> done                 (size 0)
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, room: Room | None = None) -> None:
+        self.room = room
         self._limits = limits
         self._body = bytearray()
         self._size = 0
@@ -96,6 +115,8 @@ class ChunkedReader:
     def discard(self) -> None:
         self._keep = False
         self._body = bytearray()
+        if self.room is not None:
+            self.room.release()
 
     def read(self, data: bytearray) -> bytearray | None:
         while self._state != "done":
@@ -134,10 +155,12 @@ class ChunkedReader:
         self._size += size
         self._left = size
         del data[: end + 2]
-        # The state is moved on here: BodyTooLarge leaves the reader fit to go on.
+        # The state is moved on here: BodyRefused leaves the reader fit to go on.
         self._state = "data"
         if self._keep and self._size > self._limits.max_body:
             raise BodyTooLarge(f"chunked body is over the limit of {self._limits.max_body} bytes: send it in parts")
+        if self._keep and self.room is not None and not self.room.take(size):
+            raise NoRoom(size)
         return "data"
 
     def _read_data(self, data: bytearray) -> str | None:
@@ -167,7 +190,7 @@ class ChunkedReader:
 BodyReader = Union[LengthReader, ChunkedReader]
 
 
-def body_reader(headers: Headers, limits: Limits) -> BodyReader | None:
+def body_reader(headers: Headers, limits: Limits, room: Room | None = None) -> BodyReader | None:
     """The reader that the framing fields ask for; None if there are none.
 
     RFC 9112 6.3 lets a recipient repair some of the combinations refused here (identical duplicate
@@ -184,14 +207,14 @@ def body_reader(headers: Headers, limits: Limits) -> BodyReader | None:
             )
         if codings != ["chunked"]:
             _refuse_codings(codings)
-        return ChunkedReader(limits)
+        return ChunkedReader(limits, room)
     if not lengths:
         return None
     if len(lengths) > 1:
         raise RemoteProtocolError(f"{len(lengths)} Content-Length fields {shown(', '.join(lengths))}: send exactly one")
     if not grammar.CONTENT_LENGTH.fullmatch(lengths[0]):
         raise RemoteProtocolError(f"Content-Length {shown(lengths[0])} is not a number of 1 to 18 digits")
-    return LengthReader(int(lengths[0]), limits.max_body)
+    return LengthReader(int(lengths[0]), limits.max_body, room)
 
 
 def _refuse_codings(values: list[str]) -> None:

@@ -48,6 +48,7 @@ class Connection(Generic[S, E]):
 
     _marker: bytes
     _sync_size: int  # of a marker with its nonce
+    _body: BodyReader | None = None
 
     def __init__(self, limits: Limits = _DEFAULT_LIMITS) -> None:
         self._limits = limits
@@ -76,12 +77,12 @@ class Connection(Generic[S, E]):
 
     def _begin(self) -> None:
         """Expect the head of a message, whatever came before."""
+        self._drop_body()
         self._input = bytearray()
         self._after: bytearray | None = None  # what came after a marker, until the parser is done with what came before
         self._lent: memoryview | None = None
         self._lender: LengthReader | None = None
         self._head = self._new_head()
-        self._body: BodyReader | None = None
         self._failure: RemoteProtocolError | None = None
         self._events = self._messages()
 
@@ -215,4 +216,9 @@ class Connection(Generic[S, E]):
         self._failure = error
         self._input = bytearray()
         self._head = self._new_head()
-        self._body = None
+        self._drop_body()
+
+    def _drop_body(self) -> None:
+        if self._body is not None:
+            self._body.discard()
+            self._body = None

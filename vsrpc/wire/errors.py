@@ -4,8 +4,10 @@
     ├── LocalProtocolError    we broke the rules: a bug in the caller of this package; nothing was sent
     └── RemoteProtocolError   the peer broke the rules (RFC 9112 or our stricter reading of it); its
                               ``status`` is what a server should answer before it stops
-        ├── BodyTooLarge      the framing is sound, only the body is over the limit: a server refuses
-        │                     the one request and goes on; for a client it is an error like the rest
+        ├── BodyRefused       the framing is sound, and only the body is not taken: a server refuses the
+        │   │                 one request and goes on; for a client it is an error like the rest
+        │   ├── BodyTooLarge  it is over the limit
+        │   └── NoRoom        there is no memory for it just now
         └── BodyDamaged       the body is not the one that was sent: the stream was cut, and somebody
                               else's bytes followed
 
@@ -35,11 +37,22 @@ class RemoteProtocolError(ProtocolError):
         self.status = status
 
 
-class BodyTooLarge(RemoteProtocolError):
-    """A well framed body over ``Limits.max_body``; always status 413."""
+class BodyRefused(RemoteProtocolError):
+    """A well framed body that is not taken."""
+
+
+class BodyTooLarge(BodyRefused):
+    """A body over ``Limits.max_body``; always status 413."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, 413)
+
+
+class NoRoom(BodyRefused):
+    """A body for which the owner has no room just now; always status 429."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"no room for {size} more bytes of requests", 429)
 
 
 class BodyDamaged(RemoteProtocolError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, Union
 
+from .body import Room
 from .headers import Headers
 
 Buffer = Union[bytes, bytearray, memoryview]
@@ -17,7 +18,8 @@ class Request(NamedTuple):
     """A complete request. ``target`` is in origin-form (``/path?query``, still percent-encoded) or ``*``.
 
     A received body that is not empty is a bytearray of its own, decoded from its framing only. ``tail``, of a message
-    that is sent, is the rest of its body: what is large stands there, so that nobody has to copy it.
+    that is sent, is the rest of its body: what is large stands there, so that nobody has to copy it. ``room`` is
+    what the body of a received one holds, to be released by whoever is done with it.
     """
 
     method: str
@@ -25,6 +27,7 @@ class Request(NamedTuple):
     headers: Headers
     body: Buffer = b""
     tail: Buffer = b""
+    room: Room | None = None
 
 
 class Response(NamedTuple):

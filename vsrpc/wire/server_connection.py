@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Iterator
+from typing import Callable, Iterator
 
 from . import sync
-from .body import LengthReader, body_reader
+from .body import LengthReader, Room, body_reader
 from .connection import Connection
-from .errors import BodyTooLarge, shown
+from .errors import BodyRefused, shown
 from .head import HeadReader
 from .headers import Headers
+from .limits import Limits
 from .messages import Acks, Buffer, ExpectContinue, Leave, Refused, Request, Response, ServerEvent, Sync
 from .start_line import RequestLine, check_host, parse_request_line
 from .writer import response_bytes
 
 _FEW_ACKS = 8
+_DEFAULT_LIMITS = Limits()
 
 
 class ServerConnection(Connection[RequestLine, ServerEvent]):
@@ -22,6 +24,11 @@ class ServerConnection(Connection[RequestLine, ServerEvent]):
 
     _marker = sync.MAGIC
     _sync_size = len(sync.request_sync(sync.NO_NONCE))
+
+    def __init__(self, limits: Limits = _DEFAULT_LIMITS, room: Callable[[], Room] | None = None) -> None:
+        """``room`` gives each body the room that it must ask for its bytes."""
+        self._new_room = room
+        super().__init__(limits)
 
     def send(self, response: Response, request_method: str = "") -> list[Buffer]:
         """The response as buffers for one gathering write; Content-Length is set from the body.
@@ -109,7 +116,8 @@ class ServerConnection(Connection[RequestLine, ServerEvent]):
             check_host(line, headers)
             if self._finder is not None and headers.get(sync.SESSION_HEADER) != self._session:
                 self._leave_session()
-            reader = body_reader(headers, self._limits) or LengthReader(0, 0)
+            room = None if self._new_room is None else self._new_room()
+            reader = body_reader(headers, self._limits, room) or LengthReader(0, 0)
             self._body = reader
             # In a body of chunks it is not known which bytes are content.
             if self._finder is None and isinstance(reader, LengthReader):
@@ -124,7 +132,7 @@ class ServerConnection(Connection[RequestLine, ServerEvent]):
             while True:
                 try:
                     body = reader.read(self._input)
-                except BodyTooLarge as error:
+                except BodyRefused as error:
                     reader.discard()
                     refused = Refused(line.method, line.target, headers, error.status, str(error))
                     yield refused
@@ -136,10 +144,11 @@ class ServerConnection(Connection[RequestLine, ServerEvent]):
                 else:
                     told = True
                     yield ExpectContinue()
-            self._body = self._suspect = None
+            self._suspect = None
+            opened = body if refused is not None or self._finder is None else sync.unseal(headers, body)
+            self._body = None
             if refused is None:
-                opened = body if self._finder is None else sync.unseal(headers, body)
-                yield Request(line.method, line.target, headers, opened)
+                yield Request(line.method, line.target, headers, opened, room=room)
 
     def _read_head(self) -> tuple[RequestLine, Headers] | None:
         """Like HeadReader.read(), but a sync, or what may become one, inside a head or before it is no error.

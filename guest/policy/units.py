@@ -1,0 +1,58 @@
+"""Which systemd units callers may control, and how."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from typing import Callable, Iterable
+
+from guest.errors import error
+from guest.machine.systemd import typed_name
+from guest.os_errors import printable
+
+_UNITS = "security.allowed_units"
+_ACTIONS = "security.allowed_unit_actions"
+
+_INSTANCE = re.compile(r"@[^@]+\.(?=[a-z]+\Z)")
+
+
+class UnitPolicy:
+    """The rules for units (names or patterns of fnmatch; None for all) and for actions.
+
+    A name or pattern without a type means a service, as in systemctl: `nginx` is nginx.service, `php*` is php*.service.
+    """
+
+    def __init__(self, units: Iterable[str] | None, actions: Iterable[str]) -> None:
+        self._units = None if units is None else tuple(units)
+        self._actions = tuple(actions)
+
+    def check_action(self, action: str) -> None:
+        """Raise PERMISSION_DENIED for an action that is not listed."""
+        if action not in self._actions:
+            way_out = f"{_ACTIONS} in the guest's configuration lists {', '.join(self._actions) or 'none'}"
+            message = f"Service action not allowed: {printable(action)} ({way_out})"
+            raise error("PERMISSION_DENIED", message, action=action, rule=_ACTIONS)
+
+    def check_unit(self, unit: str, asked: str) -> str:
+        """The rule that allows the unit of this full name; raises PERMISSION_DENIED.
+
+        `unit` is systemd's own name of it: an alias (`asked`) counts for nothing, as what it means may change.
+        """
+        if self._units is None:
+            return f"{_UNITS}: null"
+        for pattern in self._units:
+            if fnmatch.fnmatchcase(unit, typed_name(pattern)):
+                return f"{_UNITS}: {pattern}"
+        alias = f"{asked} is {unit}; " if asked != unit else ""
+        way_out = f"{_UNITS} in the guest's configuration lists {', '.join(self._units) or 'none'}"
+        raise error("PERMISSION_DENIED", f"Service not allowed: {asked} ({alias}{way_out})", name=unit, rule=_UNITS)
+
+    def unmatched(self, units: Iterable[str]) -> list[str]:
+        """The patterns that match none of these units, given by their full names; templates stand for all instances."""
+        names = list(units)
+        return [each for each in self._units or () if not any(map(_matcher(typed_name(each)), names))]
+
+
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    template = _INSTANCE.sub("@.", pattern)
+    return lambda name: fnmatch.fnmatchcase(name, pattern) or name == template

@@ -1,0 +1,171 @@
+"""The Job service where a keeper runs the jobs (guest.keeper): what comes is judged here, and passed on."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from typing import Any, Callable
+
+from guest.config import LimitsConfig
+from guest.errors import error
+from guest.keeper import SOCKET, UNIT
+from guest.policy.commands import CommandPolicy
+from guest.services.job import judge
+from vsrpc.bulk import BulkMethod, bulk
+from vsrpc.channel import Channel, ChannelOptions
+from vsrpc.context import ServicerContext
+from vsrpc.errors import RpcError
+from vsrpc.transports import connector
+from vsrpc.v1 import error_pb2, job_vsrpc
+from vsrpc.v1 import job_pb2 as pb
+from vsrpc.v1.error_tables import ERROR_CODES
+
+_REASONS = {entry.number: entry.reason for entry in ERROR_CODES}
+
+_START_TIME = 30.0  # seconds for systemd to start the keeper
+_CONNECT_TIME = 5.0  # seconds
+
+# Why a call did not get to the keeper.
+_ABSENT = frozenset(("CONNECTION_REFUSED", "CONNECTION_LOST", "READ_TIMEOUT"))
+
+
+def start_unit() -> None:
+    """Have systemd start the keeper, and wait until it serves. Raises OSError, SubprocessError."""
+    command = ["systemctl", "start", UNIT]
+    subprocess.run(command, check=True, timeout=_START_TIME, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+class JobProxy(job_vsrpc.JobServicer):
+    """Serves Job by calls to the keeper at `path`, which `start` starts."""
+
+    def __init__(
+        self,
+        policy: CommandPolicy,
+        limits: LimitsConfig,
+        path: str = SOCKET,
+        start: Callable[[], None] = start_unit,
+    ) -> None:
+        self._policy = policy
+        self._limits = limits
+        self._start = start
+        self._starting = threading.Lock()
+        name, connect = connector(f"unix:{path}")
+        options = ChannelOptions(connect_timeout=_CONNECT_TIME, max_retries=0, read_timeout=None)
+        self._channel = Channel(name, connect, options)
+        self._methods = {
+            method.name: self._channel.bulk(BulkMethod(method, request=request, response=response))
+            for method, request, response in (
+                (job_vsrpc.JOB_START, "", ""),
+                (job_vsrpc.JOB_READ, "", "stdout"),
+                (job_vsrpc.JOB_WRITE, "content", ""),
+                (job_vsrpc.JOB_SIGNAL, "", ""),
+                (job_vsrpc.JOB_RESIZE, "", ""),
+                (job_vsrpc.JOB_WAIT, "", ""),
+                (job_vsrpc.JOB_LIST, "", ""),
+                (job_vsrpc.JOB_FORGET, "", ""),
+            )
+        }
+
+    def stop(self) -> None:
+        """Leave the keeper; its jobs go on."""
+        self._channel.close()
+
+    def Start(self, request: pb.JobStartRequest, context: ServicerContext) -> Any:
+        """Judge it, and have the keeper start it, which is started first if need be."""
+        context.notes["rule"] = self._policy.rule
+        judge(self._policy, request, self._limits).close()
+        context.begins()
+        try:
+            response = self._pass_on("Start", request, context)
+        except RpcError as failure:
+            if failure.reason not in _ABSENT or not failure.not_run:
+                raise
+            self._start_keeper()
+            response = self._pass_on("Start", request, context)
+        context.notes["job_id"] = response.job.job_id
+        return response
+
+    @bulk(response="stdout")
+    def Read(self, request: pb.JobReadRequest, context: ServicerContext) -> Any:
+        """Read output."""
+        return self._of_job("Read", request, context)
+
+    @bulk(request="content")
+    def Write(self, request: pb.JobWriteRequest, context: ServicerContext) -> Any:
+        """Write input."""
+        return self._of_job("Write", request, context)
+
+    def Signal(self, request: pb.JobSignalRequest, context: ServicerContext) -> Any:
+        """Send a signal."""
+        return self._of_job("Signal", request, context)
+
+    def Resize(self, request: pb.JobResizeRequest, context: ServicerContext) -> Any:
+        """Change the terminal's size."""
+        return self._of_job("Resize", request, context)
+
+    def Wait(self, request: pb.JobWaitRequest, context: ServicerContext) -> Any:
+        """Wait for the end."""
+        return self._of_job("Wait", request, context)
+
+    def List(self, request: pb.JobListRequest, context: ServicerContext) -> pb.JobListResponse:
+        """All jobs."""
+        try:
+            response: pb.JobListResponse = self._pass_on("List", request, context)
+            return response
+        except RpcError as failure:
+            if failure.reason not in _ABSENT:
+                raise
+            return pb.JobListResponse()  # no keeper, no jobs
+
+    def Forget(self, request: pb.JobForgetRequest, context: ServicerContext) -> pb.JobForgetResponse:
+        """Drop a job."""
+        try:
+            response: pb.JobForgetResponse = self._pass_on("Forget", request, context)
+            return response
+        except RpcError as failure:
+            if failure.reason not in _ABSENT:
+                raise
+            return pb.JobForgetResponse(job_id=request.job_id)
+
+    def _of_job(self, name: str, request: Any, context: ServicerContext) -> Any:
+        try:
+            return self._pass_on(name, request, context)
+        except RpcError as failure:
+            if failure.reason not in _ABSENT:
+                raise
+            message = f"No such job: {request.job_id[:64]!r} (what runs jobs in this guest has ended, and they with it)"
+            raise error("JOB_NOT_FOUND", message, job_id=request.job_id[:64]) from failure
+
+    def _pass_on(self, name: str, request: Any, context: ServicerContext) -> Any:
+        call = self._methods[name].future((request, context.content), timeout=context.time_remaining())
+        if not context.add_callback(lambda: _cancel(call)):
+            call.cancel()
+        try:
+            with context.waiting():
+                response, content = call.result()
+        except RpcError as failure:
+            raise _as_ours(failure) from failure
+        context.send_content(content)
+        return response
+
+    def _start_keeper(self) -> None:
+        with self._starting:
+            try:
+                self._start()
+            except (OSError, subprocess.SubprocessError) as failure:
+                said = getattr(failure, "stderr", None) or str(failure).encode()
+                message = f"{UNIT}, which runs jobs, cannot be started: {said.decode(errors='replace').strip()}"
+                raise error("SERVICE_UNAVAILABLE", message) from failure
+
+
+def _as_ours(failure: RpcError) -> RpcError:
+    """The keeper's error as one of our own: with its reason and its facts."""
+    for detail in failure.error_details:
+        if detail.type == error_pb2.ErrorDetail.DESCRIPTOR.full_name:
+            parsed = error_pb2.ErrorDetail.FromString(detail.value)
+            return RpcError(failure.code(), failure.details(), reason=_REASONS[parsed.code], data=dict(parsed.data))
+    return failure
+
+
+def _cancel(call: Any) -> None:
+    call.cancel()

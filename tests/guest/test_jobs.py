@@ -1,0 +1,468 @@
+"""Jobs, through the Job service on a real server: output by offset, input, terminals, signals, ends."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import pytest
+
+import vsrpc
+from guest import config, keeper
+from guest.config import LimitsConfig
+from guest.errors import ERRORS
+from guest.jobs import log
+from guest.jobs.store import JobStore
+from guest.policy.commands import CommandPolicy
+from guest.policy.paths import PathPolicy
+from guest.services.job import JobService
+from guest.services.job_proxy import JobProxy
+from vsrpc.channel import Channel
+from vsrpc.dispatcher import Dispatcher
+from vsrpc.errors import RpcError
+from vsrpc.server import Server
+from vsrpc.transports import Listener, listener
+from vsrpc.v1 import job_pb2 as pb
+from vsrpc.v1.job_vsrpc import JobStub, add_JobServicer_to_server
+
+MIB = 1024 * 1024
+MAX_REPLY = 10 * MIB
+
+
+class Guest:
+    """A Job service behind a socket; `keeper` behind another one, if it is the proxy's."""
+
+    def __init__(self, directory: Path, allowed: Any = None, *, kept: bool = False, max_jobs: int = 256) -> None:
+        self.directory = str(directory)
+        policy = CommandPolicy(allowed, PathPolicy([self.directory]))
+        self._keeper: keeper.Keeper | None = None
+        self._threads: list[threading.Thread] = []
+        self._policy = policy
+        self._path = f"{directory}/keeper.sock"
+        self.service: JobService | JobProxy
+        if kept:
+            self.service = JobProxy(policy, LimitsConfig(), self._path, self.start_keeper)
+        else:
+            self.service = JobService(policy, JobStore(max_jobs), MAX_REPLY, LimitsConfig())
+        dispatcher = Dispatcher(errors=ERRORS, max_request_size=MAX_REPLY)
+        add_JobServicer_to_server(self.service, dispatcher)
+        self._server = Server(dispatcher, workers=4)
+        self._serve(self._server.serve, listener(f"unix:{directory}/guest.sock"))
+        self.channel: Channel = vsrpc.connect(f"unix:{directory}/guest.sock")
+        self.stub = JobStub(self.channel)
+
+    def start_keeper(self, idle_seconds: float = 600) -> None:
+        file = f"{self.directory}/guest.yaml"
+        Path(file).write_text("security: {allowed_commands: null}\n")
+        self._keeper = keeper.Keeper(config.load(file), file, idle_seconds)
+        self._serve(self._keeper.serve, listener(f"unix:{self._path}"))
+
+    def _serve(self, serve: Callable[[Listener], None], where: Listener) -> None:
+        thread = threading.Thread(target=serve, args=(where,))
+        thread.start()
+        self._threads.append(thread)
+
+    def close(self, *, keeper: bool = True) -> None:
+        self.channel.close()
+        self._server.stop()
+        self.service.stop()
+        if keeper:
+            self.close_keeper()
+
+    def close_keeper(self) -> None:
+        if self._keeper:
+            self._keeper.stop()
+        for thread in self._threads:
+            thread.join()
+
+    def start(self, command: str = "", **fields: Any) -> pb.JobInfo:
+        return self.stub.Start(pb.JobStartRequest(command=command, **fields)).job
+
+    def end(self, job_id: str) -> pb.JobInfo:
+        return self.stub.Wait(pb.JobWaitRequest(job_id=job_id, wait=60), timeout=90).job
+
+    def output(self, job_id: str, stdout: int = 0, stderr: int = 0) -> tuple[bytes, bytes, pb.JobInfo]:
+        """All output from there on, once the job has ended."""
+        out, err = b"", b""
+        while True:
+            request = pb.JobReadRequest(job_id=job_id, stdout_offset=stdout, stderr_offset=stderr, wait=60)
+            reply = self.stub.Read(request, timeout=90)
+            out, err = out + reply.stdout, err + reply.stderr
+            stdout, stderr = reply.stdout_offset + len(reply.stdout), reply.stderr_offset + len(reply.stderr)
+            if reply.job.output_ended and (stdout, stderr) == (reply.job.stdout_size, reply.job.stderr_size):
+                return out, err, reply.job
+
+    def until_written(self, job_id: str, size: int) -> None:
+        """Wait until standard output has so many bytes."""
+        have = 0
+        while have < size:
+            have = self.stub.Read(pb.JobReadRequest(job_id=job_id, stdout_offset=have, wait=60)).job.stdout_size
+
+
+@pytest.fixture(params=["daemon", "keeper"])
+def guest(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Guest]:
+    """Any command may run, in the daemon's process or by a keeper."""
+    made = Guest(tmp_path, kept=request.param == "keeper")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def strict(tmp_path: Path) -> Iterator[Guest]:
+    """With the built-in list of commands."""
+    made = Guest(tmp_path, ())
+    yield made
+    made.close()
+
+
+def refused(call: Callable[[Any], Any], request: Any) -> RpcError:
+    with pytest.raises(RpcError) as caught:
+        call(request)
+    return caught.value
+
+
+def reason(error: RpcError) -> int:
+    from vsrpc.v1.error_pb2 import ErrorDetail
+
+    return int(ErrorDetail.FromString(error.error_details[0].value).code)
+
+
+@pytest.mark.parametrize(
+    ("command", "out", "err", "code", "signal"),
+    [
+        ("echo hi", b"hi\n", b"", 0, ""),
+        ("echo out; echo err >&2; exit 3", b"out\n", b"err\n", 3, ""),
+        ("kill -9 $$", b"", b"", 137, "SIGKILL"),
+        ("printf 'a\\000b\\377'", b"a\0b\xff", b"", 0, ""),
+        ("cat", b"", b"", 0, ""),  # no input is an end, not a wait
+        ("true", b"", b"", 0, ""),
+    ],
+)
+def test_output_and_end(guest: Guest, command: str, out: bytes, err: bytes, code: int, signal: str) -> None:
+    info = guest.start(command)
+    assert guest.output(info.job_id)[:2] == (out, err)
+    ended = guest.end(info.job_id)
+    assert (ended.exit_code, ended.signal, ended.state, ended.failure) == (code, signal, pb.JOB_STATE_ENDED, "")
+    assert ended.ended_ms >= ended.started_ms > 0
+
+
+def test_the_start_brings_first_output(guest: Guest) -> None:
+    reply = guest.stub.Start(pb.JobStartRequest(command="echo now; sleep 60", wait=60), timeout=90)
+    assert (reply.stdout, reply.job.state) == (b"now\n", pb.JOB_STATE_RUNNING)
+    guest.stub.Forget(pb.JobForgetRequest(job_id=reply.job.job_id, kill=True))
+
+
+def test_output_comes_while_it_is_written(guest: Guest) -> None:
+    fifo = f"{guest.directory}/go"
+    os.mkfifo(fifo)
+    info = guest.start(f"echo first; read line < {fifo}; echo $line")
+    guest.until_written(info.job_id, 6)
+    with open(fifo, "w") as go:
+        go.write("second\n")
+    assert guest.output(info.job_id)[0] == b"first\nsecond\n"
+    assert guest.output(info.job_id, 6)[0] == b"second\n"  # and again, from anywhere
+
+
+def test_any_number_of_callers_wait_at_a_time(guest: Guest) -> None:
+    fifo = f"{guest.directory}/go"
+    os.mkfifo(fifo)
+    info = guest.start(f"cat {fifo}")
+    waits = [guest.stub.Wait.future(pb.JobWaitRequest(job_id=info.job_id, wait=60), timeout=90) for _ in range(40)]
+    assert guest.stub.List(pb.JobListRequest(), timeout=30).jobs[0].job_id == info.job_id  # workers are left
+    with open(fifo, "w"):
+        pass
+    assert {call.result().job.state for call in waits} == {pb.JOB_STATE_ENDED}
+
+
+def test_input_reaches_the_job_in_pieces_and_ends(guest: Guest) -> None:
+    content = os.urandom(5 * MIB + 7)
+    info = guest.start("md5sum", stdin=True)
+    offset = 0
+    while offset < len(content):
+        piece = content[offset : offset + 3 * MIB]
+        request = pb.JobWriteRequest(
+            job_id=info.job_id, offset=offset, content=piece, eof=offset + len(piece) == len(content), wait=60
+        )
+        reply = guest.stub.Write(request, timeout=90)
+        again = guest.stub.Write(request, timeout=90)  # as after a link that was lost: not taken twice
+        assert again.offset >= reply.offset > offset
+        offset = again.offset
+    assert guest.output(info.job_id)[0].split()[0].decode() == hashlib.md5(content).hexdigest()
+
+
+def test_input_that_nobody_reads(guest: Guest) -> None:
+    info = guest.start("exec 0<&-; echo closed; sleep 60", stdin=True)
+    guest.until_written(info.job_id, 7)
+    reply = guest.stub.Write(pb.JobWriteRequest(job_id=info.job_id, content=b"x" * 3 * MIB, wait=60), timeout=90)
+    assert reply.closed
+    guest.stub.Forget(pb.JobForgetRequest(job_id=info.job_id, kill=True))
+
+
+def test_a_daemon_that_is_left_behind_does_not_hold_the_job(guest: Guest) -> None:
+    info = guest.start("setsid sleep 60 & echo $!")
+    out, _, ended = guest.output(info.job_id)
+    assert ended.exit_code == 0
+    os.kill(int(out), 9)
+
+
+def test_terminal(guest: Guest) -> None:
+    terminal = pb.Terminal(rows=33, columns=77, type="vt100")
+    command = "stty size; echo $TERM; test -t 0 && test -t 1 && test -t 2 && tty; read x; stty size; sleep 60"
+    info = guest.start(command, terminal=terminal, stdin=True)
+    guest.until_written(info.job_id, len("33 77\r\nvt100\r\n/dev/pts/0\r\n"))
+    guest.stub.Resize(pb.JobResizeRequest(job_id=info.job_id, rows=50, columns=132))
+    guest.stub.Write(pb.JobWriteRequest(job_id=info.job_id, content=b"x\r"))
+    while b"50 132" not in guest.stub.Read(pb.JobReadRequest(job_id=info.job_id)).stdout:
+        pass
+    guest.stub.Write(pb.JobWriteRequest(job_id=info.job_id, offset=2, content=b"\x03"))  # Ctrl-C
+    out, _, ended = guest.output(info.job_id)
+    assert re.match(rb"33 77\r\nvt100\r\n/dev/pts/\d+\r\n", out)
+    assert (ended.exit_code, ended.terminal) == (130, True)
+
+
+@pytest.mark.parametrize(
+    ("signal", "command", "code", "name"),
+    [
+        ("TERM", "sleep 60", 143, "SIGTERM"),
+        ("SIGINT", "echo ready; while :; do :; done; echo not reached", 130, "SIGINT"),
+        ("9", "trap '' TERM; echo ready; sleep 60 & wait", 137, "SIGKILL"),
+        ("USR1", "trap 'exit 7' USR1; echo ready; while :; do sleep 0.01; done", 7, ""),
+    ],
+)
+def test_signals(guest: Guest, signal: str, command: str, code: int, name: str) -> None:
+    info = guest.start(command)
+    if "ready" in command:
+        guest.until_written(info.job_id, 6)
+    guest.stub.Signal(pb.JobSignalRequest(job_id=info.job_id, signal=signal))
+    ended = guest.end(info.job_id)
+    assert (ended.exit_code, ended.signal) == (code, name)
+
+
+def test_a_signal_ends_a_list_of_commands(strict: Guest) -> None:
+    """It may come when one has ended and the next has not begun."""
+    for _ in range(20):
+        info = strict.start("true; true; true; sleep 60; echo not reached")
+        strict.stub.Signal(pb.JobSignalRequest(job_id=info.job_id, signal="INT"))
+        assert strict.end(info.job_id).exit_code == 130
+    assert strict.output(info.job_id)[0] == b""
+
+
+def test_timeout_kills_the_tree(guest: Guest) -> None:
+    info = guest.start("sh -c 'echo $$; sleep 60' & wait", timeout=0.5)
+    out, _, ended = guest.output(info.job_id)
+    assert (ended.exit_code, ended.timed_out) == (124, True)
+    while os.path.exists(f"/proc/{int(out)}"):  # until it is reaped
+        pass
+
+
+def test_dropped_output_is_told(guest: Guest) -> None:
+    info = guest.start(f"head -c {3 * MIB} /dev/zero; echo the end", log_size=64 * 1024)
+    ended = guest.end(info.job_id)
+    assert (ended.stdout_size, ended.stdout_start) == (3 * MIB + 8, 3 * MIB + 8 - 64 * 1024)
+    reply = guest.stub.Read(pb.JobReadRequest(job_id=info.job_id))
+    assert (reply.stdout_offset, reply.stdout[-8:]) == (ended.stdout_start, b"the end\n")
+
+
+def test_a_job_waits_for_a_slow_reader(guest: Guest) -> None:
+    content = bytes(range(256)) * 40_000
+    path = Path(guest.directory, "content")
+    path.write_bytes(content)
+    info = guest.start(f"cat {path}", log_size=64 * 1024, hold_output=True)
+    out, _, ended = guest.output(info.job_id)
+    assert (out == content, ended.stdout_size) == (True, len(content))
+
+
+def test_a_job_that_nobody_reads_any_more_does_not_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(log, "_ATTENTION", 0.2)
+    guest = Guest(tmp_path)
+    try:
+        info = guest.start(f"head -c {3 * MIB} /dev/zero", log_size=64 * 1024, hold_output=True)
+        assert guest.end(info.job_id).stdout_start == 3 * MIB - 64 * 1024
+    finally:
+        guest.close()
+
+
+def test_forgetting(guest: Guest) -> None:
+    info = guest.start("sleep 60")
+    assert reason(refused(guest.stub.Forget, pb.JobForgetRequest(job_id=info.job_id))) == 3012
+    guest.stub.Forget(pb.JobForgetRequest(job_id=info.job_id, kill=True))
+    assert not guest.stub.List(pb.JobListRequest()).jobs
+    guest.stub.Forget(pb.JobForgetRequest(job_id=info.job_id))  # no error
+
+
+@pytest.mark.parametrize(
+    ("rpc", "fields", "number", "text"),
+    [
+        ("Start", {}, 2003, "command is missing"),
+        ("Start", {"command": "a", "argv": ["b"]}, 2001, "give one of them"),
+        ("Start", {"command": "a", "login_shell": True}, 2001, "give one of them"),
+        ("Start", {"argv": ["/no/such"]}, 1003, "/no/such"),
+        ("Start", {"command": "true", "user": "nobody-at-all"}, 2001, "no such user in the guest: nobody-at-all"),
+        ("Start", {"command": "true", "working_dir": "/no/such"}, 3002, "/no/such"),
+        ("Start", {"command": "true", "working_dir": "tmp"}, 2001, "tmp is not an absolute path"),
+        ("Start", {"command": "true", "timeout": 0.0}, 2001, "timeout: 0 is not more than 0"),
+        ("Start", {"command": "true", "log_size": 1}, 2001, "log_size: 1 is not between 65536"),
+        ("Start", {"command": "true", "terminal": {"rows": -1}}, 2001, "rows: -1"),
+        ("Start", {"command": "true", "terminal": {"type": "../x"}}, 2001, "'../x' is not a terminal's name"),
+        ("Start", {"command": "true", "wait": float("nan")}, 2001, "wait: nan"),
+        ("Read", {"job_id": "none"}, 3011, "No such job: 'none'"),
+        ("Write", {"job_id": "none"}, 3011, "No such job: 'none'"),
+        ("Signal", {"job_id": "none", "signal": "TERM"}, 3011, "No such job: 'none'"),
+        ("Resize", {"job_id": "none"}, 3011, "No such job: 'none'"),
+        ("Wait", {"job_id": "none"}, 3011, "No such job: 'none'"),
+        ("Read", {"stdout_offset": 4}, 2001, "stdout_offset 4 is not between 0 and 3"),
+        ("Read", {"stderr_offset": -1}, 2001, "stderr_offset -1 is not between 0 and 0"),
+        ("Read", {"max_bytes": -1}, 2001, "max_bytes is -1"),
+        ("Write", {"content": b"x"}, 3012, "was started without input"),
+        ("Signal", {"signal": "FOO"}, 2001, "No such signal: 'FOO' (there are "),
+        ("Signal", {"signal": "0"}, 2001, "No such signal: '0'"),
+        ("Signal", {}, 2003, "signal is missing"),
+        ("Signal", {"signal": "TERM"}, 3012, "has no process any more"),
+        ("Resize", {"rows": 3}, 3012, "has no terminal"),
+        ("Resize", {"rows": 70000}, 2001, "rows: 70000 is not between 0 and 65535"),
+    ],
+)
+def test_bad_input(guest: Guest, rpc: str, fields: dict[str, Any], number: int, text: str) -> None:
+    info = guest.start("echo hi")
+    guest.end(info.job_id)
+    if rpc != "Start":
+        fields = {"job_id": info.job_id, **fields}
+    request = {"Start": pb.JobStartRequest, "Read": pb.JobReadRequest, "Write": pb.JobWriteRequest}.get(rpc)
+    request = request or {"Signal": pb.JobSignalRequest, "Resize": pb.JobResizeRequest, "Wait": pb.JobWaitRequest}[rpc]
+    error = refused(getattr(guest.stub, rpc), request(**fields))
+    assert text in error.details()
+    assert reason(error) == number
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "text"),
+    [
+        ({"offset": 1, "content": b"x"}, None, "offset 1 is beyond the 0 bytes"),
+        ({"content": b"ab", "eof": True}, {"offset": 2, "content": b"c"}, "the input has ended after 2 bytes"),
+        ({"offset": -1}, None, "offset is -1"),
+    ],
+)
+def test_wrong_input(guest: Guest, first: dict[str, Any], then: dict[str, Any] | None, text: str) -> None:
+    info = guest.start("sleep 60", stdin=True)
+    if then:
+        guest.stub.Write(pb.JobWriteRequest(job_id=info.job_id, **first))
+    error = refused(guest.stub.Write, pb.JobWriteRequest(job_id=info.job_id, **(then or first)))
+    assert text in error.details()
+    guest.stub.Forget(pb.JobForgetRequest(job_id=info.job_id, kill=True))
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"command": "rm x"}, "Command not allowed: rm"),
+        ({"argv": ["sh"]}, "Command not allowed: sh"),
+        ({"command": "cat /etc/shadow"}, "Path not in allowed list: /etc/shadow"),
+        ({"command": "echo $(id)"}, "command substitution"),
+        ({"login_shell": True}, "security.login_shell"),
+        ({"command": "top", "terminal": {}}, "top "),
+        ({"command": "true", "env": {"LD_PRELOAD": "/x"}}, "LD_PRELOAD"),
+        ({"command": "true", "working_dir": "/root"}, "/root"),
+    ],
+)
+def test_policy(strict: Guest, fields: dict[str, Any], text: str) -> None:
+    error = refused(strict.stub.Start, pb.JobStartRequest(**fields))
+    assert (error.code().name, reason(error)) == ("PERMISSION_DENIED", 4001)
+    assert text in error.details()
+    assert not strict.stub.List(pb.JobListRequest()).jobs
+
+
+def test_a_later_part_of_a_line_that_is_refused_when_its_turn_comes(strict: Guest) -> None:
+    info = strict.start(f"echo a > {strict.directory}/x && cat {strict.directory}/*")
+    assert strict.output(info.job_id)[0] == b"a\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts processes of others")
+def test_another_user(guest: Guest) -> None:
+    info = guest.start("id -un; id -gn; echo $HOME $USER", user="nobody")
+    assert guest.output(info.job_id)[0] == b"nobody\nnogroup\n/nonexistent nobody\n"
+    assert guest.end(info.job_id).user == "nobody"
+
+
+def test_no_more_jobs_than_allowed(tmp_path: Path) -> None:
+    guest = Guest(tmp_path, max_jobs=2)
+    try:
+        first = guest.start("sleep 60")
+        guest.start("sleep 60")
+        error = refused(guest.stub.Start, pb.JobStartRequest(command="true"))
+        assert "2 jobs run already" in error.details()
+        guest.stub.Forget(pb.JobForgetRequest(job_id=first.job_id, kill=True))
+        guest.start("true")
+    finally:
+        guest.close()
+
+
+def test_many_jobs_at_a_time(guest: Guest) -> None:
+    started = [guest.start("cat", stdin=True).job_id for _ in range(200)]
+    for number, job_id in enumerate(started):
+        guest.stub.Write(pb.JobWriteRequest(job_id=job_id, content=str(number).encode(), eof=True))
+    assert [guest.output(job_id)[0] for job_id in started] == [str(number).encode() for number in range(200)]
+
+
+def test_stopping_ends_jobs_and_leaves_nothing(tmp_path: Path) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    guest = Guest(tmp_path)
+    info = guest.start("echo $$; sleep 60", stdin=True, terminal=pb.Terminal())
+    guest.until_written(info.job_id, 2)
+    pid = guest.stub.Wait(pb.JobWaitRequest(job_id=info.job_id)).job.pid
+    guest.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_jobs_outlive_the_daemon_and_the_keeper_is_started_when_needed(tmp_path: Path) -> None:
+    first = Guest(tmp_path, kept=True)
+    assert not first.stub.List(pb.JobListRequest()).jobs  # nobody runs yet
+    info = first.start("read x; echo $x", stdin=True)
+    first.close(keeper=False)
+    second = Guest(tmp_path, kept=True)
+    second.stub.Write(pb.JobWriteRequest(job_id=info.job_id, content=b"still here\n"))
+    assert second.output(info.job_id)[0] == b"still here\n"
+    second.close()
+    first.close_keeper()
+
+
+def test_a_keeper_judges_by_the_configuration_as_it_is_now(tmp_path: Path) -> None:
+    guest = Guest(tmp_path, kept=True)
+    assert guest.end(guest.start("exit 3").job_id).exit_code == 3
+    file = tmp_path / "guest.yaml"
+    file.write_text("security: {allowed_commands: [id]}\n")
+    assert "Command not allowed: exit" in refused(guest.stub.Start, pb.JobStartRequest(command="exit 3")).details()
+    file.write_text("security: {allowed_commands: ls}\n")
+    assert "guest.yaml:1: " in refused(guest.stub.Start, pb.JobStartRequest(command="exit 3")).details()
+    file.write_text("security: {allowed_commands: null} # again\n")
+    assert guest.end(guest.start("exit 3").job_id).exit_code == 3
+    guest.close()
+
+
+def test_a_keeper_leaves_when_it_has_nothing_to_keep(tmp_path: Path) -> None:
+    guest = Guest(tmp_path, kept=True)
+    guest.start_keeper(idle_seconds=0.2)
+    info = guest.start("true")
+    guest.end(info.job_id)
+    guest.stub.Forget(pb.JobForgetRequest(job_id=info.job_id))
+    keeper_thread = guest._threads[-1]
+    keeper_thread.join(30)
+    assert not keeper_thread.is_alive()
+    assert guest.end(guest.start("exit 4").job_id).exit_code == 4  # by a new one
+    guest.close()
+
+
+def test_waiting_ends_with_the_call(guest: Guest) -> None:
+    info = guest.start("sleep 60")
+    began = time.monotonic()
+    call = guest.stub.Wait.future(pb.JobWaitRequest(job_id=info.job_id, wait=600), timeout=700)
+    call.cancel()
+    assert guest.stub.List(pb.JobListRequest()).jobs
+    guest.stub.Forget(pb.JobForgetRequest(job_id=info.job_id, kill=True))
+    assert time.monotonic() - began < 60  # not for the 600 s
