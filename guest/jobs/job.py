@@ -125,6 +125,10 @@ class Job:
         self._cancelled = True
         self._wake.set()
 
+    def check(self) -> None:
+        """Raise JobTimeout or JobCancelled when it is time to end."""
+        self._check()
+
     @property
     def duration(self) -> float:
         """Seconds since the job began."""

@@ -7,14 +7,14 @@ match other files. What is judged is the argument vector that is executed.
 from __future__ import annotations
 
 import os
-from typing import Mapping, Protocol, Sequence
+from typing import Callable, Mapping, Protocol, Sequence
 
 from guest.jobs import redirect
-from guest.jobs.expand import Expander
+from guest.jobs.expand import MAX_ARGUMENTS, Expander, too_long
 from guest.jobs.job import CANNOT_EXECUTE, NOT_FOUND, Copy, FailedStage, OpenFile, Stage, Status
 from guest.policy.commands import CommandPolicy
 from guest.policy.commands_syntax import CommandLine, Condition, Duplication, SimpleCommand, Word
-from guest.policy.judge import PathJudge
+from guest.policy.judge import PathJudge, always
 from vsrpc.errors import RpcError
 
 _EXIT_CODES = {"CMD_NOT_FOUND": NOT_FOUND, "CMD_EXEC_FAILED": CANNOT_EXECUTE}
@@ -29,12 +29,19 @@ class Runner(Protocol):
 
 
 class Script:
-    """Judges and runs command lines in one environment and one directory (absolute)."""
+    """Judges and runs command lines in one environment and one directory (absolute); `go_on` as for PathJudge."""
 
-    def __init__(self, policy: CommandPolicy, environment: Mapping[str, str], directory: str) -> None:
+    def __init__(
+        self,
+        policy: CommandPolicy,
+        environment: Mapping[str, str],
+        directory: str,
+        go_on: Callable[[], None] = always,
+    ) -> None:
         self._policy = policy
         self._directory = directory
-        self._expander = Expander(environment, PathJudge(policy.paths, directory))
+        self._go_on = go_on
+        self._expander = Expander(environment, PathJudge(policy.paths, directory, go_on))
 
     def run(self, line: CommandLine, runner: Runner) -> Status:
         """Run the line; the status is that of the pipeline that ran last.
@@ -43,8 +50,11 @@ class Script:
         is an error if it is the only command of the line; in a longer one it exits with 127, as in a shell.
         """
         alone = len(line.commands) == 1
+        size = 0
         for command in line.commands:
-            self._judge(command, alone)
+            size += self._judge(command, alone)
+            if size > MAX_ARGUMENTS:
+                raise too_long("the arguments of all commands have", MAX_ARGUMENTS)
         status = Status(0)
         for step in line.steps:
             if step.condition is Condition.IF_SUCCESS and status.code != 0:
@@ -54,10 +64,11 @@ class Script:
             status = runner.run(self._stages(step.pipeline.commands, alone), strict=alone)
         return status
 
-    def _judge(self, command: SimpleCommand, alone: bool) -> None:
+    def _judge(self, command: SimpleCommand, alone: bool) -> int:
+        """Raise what the policy says of a command; how many characters its arguments have."""
         argv = self._expander.arguments(command)
         try:
-            self._policy.check(argv, self._directory)
+            self._policy.check(argv, self._directory, self._go_on)
         except RpcError as failure:
             if alone or failure.reason not in _EXIT_CODES:
                 raise
@@ -68,6 +79,7 @@ class Script:
                 except RpcError as failure:
                     if failure.reason == "PERMISSION_DENIED":
                         raise
+        return sum(map(len, argv))
 
     def _stages(self, commands: Sequence[SimpleCommand], alone: bool) -> list[Stage | FailedStage]:
         stages: list[Stage | FailedStage] = []
@@ -83,7 +95,7 @@ class Script:
     def _stage(self, command: SimpleCommand, alone: bool) -> Stage | FailedStage:
         argv = self._expander.arguments(command)
         try:
-            program = self._policy.check(argv, self._directory)
+            program = self._policy.check(argv, self._directory, self._go_on)
         except RpcError as failure:
             if alone or failure.reason not in _EXIT_CODES:
                 raise

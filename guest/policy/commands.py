@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Iterable, Sequence
+from typing import Callable, Iterable, Sequence
 
 from guest.errors import error
 from guest.os_errors import printable
 from guest.policy.arguments import RULES
 from guest.policy.environment import SAFE_PATH
 from guest.policy.getopt import ArgumentRefused
-from guest.policy.judge import PathJudge, PathRules
+from guest.policy.judge import PathJudge, PathRules, always
 from vsrpc.errors import RpcError
 
 DEFAULT_COMMANDS = frozenset(RULES)
@@ -42,8 +42,8 @@ class CommandPolicy:
         """Whether an allow list is in force. If not, command lines are run by a shell."""
         return self._allowed is not None
 
-    def check(self, argv: Sequence[str], directory: str) -> str:
-        """The path of the program to execute for `argv` in the directory (absolute).
+    def check(self, argv: Sequence[str], directory: str, go_on: Callable[[], None] = always) -> str:
+        """The path of the program to execute for `argv` in the directory (absolute); `go_on` as for PathJudge.
 
         Raises RpcError: PERMISSION_DENIED for a program, an argument or a path that is not allowed; CMD_NOT_FOUND,
         CMD_EXEC_FAILED.
@@ -55,7 +55,7 @@ class CommandPolicy:
         rule = RULES.get(name)
         if rule:
             try:
-                rule(argv[1:], PathJudge(self.paths, directory))
+                rule(argv[1:], PathJudge(self.paths, directory, go_on))
             except ArgumentRefused as refusal:
                 raise refused(f"{name} {refusal.argument}", refusal.why) from None
         return program

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Protocol
+from typing import Callable, Protocol
 
 from guest.policy.getopt import ArgumentRefused
 
@@ -34,12 +34,20 @@ class PathRules(Protocol):
         """Open the directory of a file to be written; returns it and the file's name in it."""
 
 
-class PathJudge:
-    """The path policy as seen from one working directory (an absolute path)."""
+def always() -> None:
+    """The `go_on` of those who have all the time."""
 
-    def __init__(self, rules: PathRules, directory: str) -> None:
+
+class PathJudge:
+    """The path policy as seen from one working directory (an absolute path).
+
+    `go_on` is called before each look, of which one command can need a great many: it raises when time is up.
+    """
+
+    def __init__(self, rules: PathRules, directory: str, go_on: Callable[[], None] = always) -> None:
         self._rules = rules
         self._directory = directory
+        self.go_on = go_on
 
     def absolute(self, path: str) -> str:
         """The path from the root; not normalised, as `..` after a symbolic link means what the link leads to."""
@@ -47,12 +55,14 @@ class PathJudge:
 
     def read(self, path: str) -> None:
         """Raise RpcError unless the content of `path` may be read."""
+        self.go_on()
         path = self.absolute(path)
         if path != NULL_DEVICE:
             self._rules.check_read(path)
 
     def metadata(self, path: str) -> None:
         """Raise RpcError unless metadata of `path` and, if it is a link, of what it leads to may be read."""
+        self.go_on()
         path = self.absolute(path)
         if path == NULL_DEVICE:
             return
@@ -69,6 +79,7 @@ class PathJudge:
             if count > _MAX_TREE:
                 raise ArgumentRefused(path, f"more than {_MAX_TREE} files are below it: name a smaller directory")
             for name in names:
+                self.go_on()
                 file = os.path.join(directory, name)
                 if _is_regular(file):
                     self._rules.check_read(file)

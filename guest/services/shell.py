@@ -54,7 +54,7 @@ class ShellServicer(shell_vsrpc.ShellServicer):
             if not context.add_callback(job.cancel):
                 raise JobCancelled
             try:
-                status = self._run(request, job, Script(self._policy, environment, directory), directory)
+                status = self._run(request, job, Script(self._policy, environment, directory, job.check), directory)
             finally:
                 job.finish()
             return _reply(job, status)
@@ -77,7 +77,7 @@ class ShellServicer(shell_vsrpc.ShellServicer):
             return script.run(parse(request.command), job)
         # "--": a command line may begin with "-".
         argv = ["/bin/sh", "-c", "--", request.command] if request.command else list(request.argv)
-        program = self._policy.check(argv, directory)
+        program = self._policy.check(argv, directory, job.check)
         return job.run([Stage(argv, program)], strict=True)
 
     def _directory(self, path: str) -> str:
