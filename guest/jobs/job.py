@@ -76,6 +76,7 @@ class Stage:
 
     argv: Sequence[str]
     program: str
+    environment: Mapping[str, str]
     redirections: tuple[OpenFile | Copy, ...] = ()
 
     def close(self) -> None:
@@ -107,10 +108,7 @@ class Status:
 class Job:
     """Runs pipelines until `close`."""
 
-    def __init__(
-        self, environment: Mapping[str, str], directory: str, deadline: Deadline, max_output: int = MAX_OUTPUT
-    ) -> None:
-        self._environment = environment
+    def __init__(self, directory: str, deadline: Deadline, max_output: int = MAX_OUTPUT) -> None:
         self._directory = directory
         self._deadline = deadline
         self._started = time.monotonic()
@@ -205,7 +203,7 @@ class Job:
                 table[redirection.fd] = table[redirection.source]
         try:
             stdin, stdout, stderr = table
-            return tree.spawn(stage.argv, stage.program, self._environment, self._directory, (stdin, stdout, stderr))
+            return tree.spawn(stage.argv, stage.program, stage.environment, self._directory, (stdin, stdout, stderr))
         except OSError as failure:
             why = failure.strerror or str(failure)
             if strict:

@@ -39,6 +39,7 @@ class Script:
         go_on: Callable[[], None] = always,
     ) -> None:
         self._policy = policy
+        self._environment = environment
         self._directory = directory
         self._go_on = go_on
         self._expander = Expander(environment, PathJudge(policy.paths, directory, go_on))
@@ -100,6 +101,7 @@ class Script:
             if alone or failure.reason not in _EXIT_CODES:
                 raise
             return FailedStage(_EXIT_CODES[failure.reason], failure.details())
+        environment = self._policy.environment(argv, self._environment)
         opened: list[OpenFile | Copy] = []
         try:
             for redirection in command.redirections:
@@ -110,11 +112,11 @@ class Script:
                     file = redirect.open_file(self._policy.paths, path, redirection.mode)
                     opened.append(OpenFile(redirection.fd, file))
         except BaseException as failure:
-            Stage(argv, program, tuple(opened)).close()
+            Stage(argv, program, environment, tuple(opened)).close()
             if isinstance(failure, RpcError) and failure.reason != "PERMISSION_DENIED":
                 return FailedStage(_REDIRECTION_FAILED, failure.details())
             raise
-        return Stage(argv, program, tuple(opened))
+        return Stage(argv, program, environment, tuple(opened))
 
     def _path(self, target: Word) -> str:
         return os.path.join(self._directory, self._expander.text(target))

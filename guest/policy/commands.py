@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Callable, Iterable, Sequence
+from typing import Callable, Iterable, Mapping, Sequence
 
 from guest.errors import error
 from guest.os_errors import printable
 from guest.policy.arguments import RULES
-from guest.policy.environment import SAFE_PATH
+from guest.policy.environment import SAFE_PATH, harmless_environment
 from guest.policy.getopt import ArgumentRefused
 from guest.policy.judge import PathJudge, PathRules, always
 from vsrpc.errors import RpcError
@@ -59,6 +59,16 @@ class CommandPolicy:
             except ArgumentRefused as refusal:
                 raise refused(f"{name} {refusal.argument}", refusal.why) from None
         return program
+
+    def environment(self, argv: Sequence[str], environment: Mapping[str, str]) -> Mapping[str, str]:
+        """What of the environment (command_environment's) the command gets, which `check` has let pass."""
+        name = os.path.basename(argv[0])
+        # env reads no variable, it shows them.
+        return (
+            environment
+            if self._allowed is None or name not in RULES or name == "env"
+            else harmless_environment(environment)
+        )
 
     def _listed_name(self, program: str) -> str:
         assert self._allowed is not None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from typing import Mapping
 
 from guest.errors import error
 from guest.jobs.job import MAX_OUTPUT, CannotExecute, Job, JobCancelled, JobTimeout, Stage, Status
@@ -49,12 +50,12 @@ class ShellServicer(shell_vsrpc.ShellServicer):
         context.extend_deadline(timeout + _KILL_MARGIN)
         directory = self._directory(request.working_dir)
         environment = command_environment(request.env, self._policy.restricted)
-        job = Job(environment, directory, context.deadline.sooner(timeout), self._max_output)
+        job = Job(directory, context.deadline.sooner(timeout), self._max_output)
         try:
             if not context.add_callback(job.cancel):
                 raise JobCancelled
             try:
-                status = self._run(request, job, Script(self._policy, environment, directory, job.check), directory)
+                status = self._run(request, job, environment, directory)
             finally:
                 job.finish()
             return _reply(job, status)
@@ -72,13 +73,13 @@ class ShellServicer(shell_vsrpc.ShellServicer):
         finally:
             job.close()
 
-    def _run(self, request: shell_pb2.ExecRequest, job: Job, script: Script, directory: str) -> Status:
+    def _run(self, request: shell_pb2.ExecRequest, job: Job, environment: Mapping[str, str], directory: str) -> Status:
         if request.command and self._policy.restricted:
-            return script.run(parse(request.command), job)
+            return Script(self._policy, environment, directory, job.check).run(parse(request.command), job)
         # "--": a command line may begin with "-".
         argv = ["/bin/sh", "-c", "--", request.command] if request.command else list(request.argv)
         program = self._policy.check(argv, directory, job.check)
-        return job.run([Stage(argv, program)], strict=True)
+        return job.run([Stage(argv, program, self._policy.environment(argv, environment))], strict=True)
 
     def _directory(self, path: str) -> str:
         path = path or DEFAULT_DIRECTORY
