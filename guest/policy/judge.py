@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import cached_property
 from typing import Callable, Protocol
 
+from guest.errors import error
+from guest.os_errors import printable
 from guest.policy.getopt import ArgumentRefused
 
 NULL_DEVICE = "/dev/null"
@@ -55,20 +58,53 @@ class PathJudge:
 
     def read(self, path: str) -> None:
         """Raise RpcError unless the content of `path` may be read."""
-        self.go_on()
-        path = self.absolute(path)
+        path = self._judged(path)
         if path != NULL_DEVICE:
             self._rules.check_read(path)
 
     def metadata(self, path: str) -> None:
         """Raise RpcError unless metadata of `path` and, if it is a link, of what it leads to may be read."""
-        self.go_on()
-        path = self.absolute(path)
+        path = self._judged(path)
         if path == NULL_DEVICE:
             return
         self._rules.check_metadata(path)
         if os.path.islink(path):
             self._rules.check_metadata(os.path.realpath(path))
+
+    def _judged(self, path: str) -> str:
+        """The absolute path; raises RpcError for one that the policy and a command would not understand alike.
+
+        What /proc/self/cwd and its like lead to depends on the process that asks (proc(5)).
+        """
+        self.go_on()
+        absolute = self.absolute(path)
+        on_the_way = ""
+        for name in absolute.split("/")[1:-1]:
+            on_the_way += "/" + name
+            try:
+                through = os.stat(on_the_way).st_dev in self._processes
+            except OSError:  # nothing is there, which is judged by its place
+                break
+            if through:
+                raise error(
+                    "PERMISSION_DENIED",
+                    f"Path not in allowed list: {printable(absolute)} (it leads through /proc, where names depend on "
+                    "the process: refused always; write the path that is meant)",
+                    path=printable(absolute),
+                )
+        return absolute
+
+    @cached_property
+    def _processes(self) -> frozenset[int]:
+        """The devices of /proc, which can be mounted more than once."""
+        devices = set()
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+            for line in mounts:
+                mount, _, source = line.partition(" - ")
+                if source.startswith("proc "):
+                    major, minor = mount.split(" ", 3)[2].split(":")
+                    devices.add(os.makedev(int(major), int(minor)))
+        return frozenset(devices)
 
     def read_tree(self, path: str) -> None:
         """Raise unless every regular file at or below `path` may be read. Links below are not followed."""
