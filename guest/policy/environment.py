@@ -53,6 +53,9 @@ _HARMLESS = re.compile(
     r"(?:D[FU]_|LS_)?BLOCK_?SIZE"
 )
 
+NO_HOME = "/nonexistent"
+"""For programs that read configuration at home, where a caller may have put it, or make a directory for it (top)."""
+
 
 def base_environment() -> dict[str, str]:
     """What every command starts with: the daemon's user, UTF-8, no terminal, no pager, no colours."""
@@ -101,7 +104,8 @@ def command_environment(requested: Mapping[str, str], restricted: bool) -> dict[
 def harmless_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Of an environment that command_environment made with `restricted`, what a program of the argument table gets."""
     base = base_environment()
-    return {name: value for name, value in environment.items() if name in base or _HARMLESS.fullmatch(name)}
+    known = {name: value for name, value in environment.items() if name in base or _HARMLESS.fullmatch(name)}
+    return {**known, "HOME": NO_HOME}
 
 
 def _denied(name: str, why: str) -> Exception:

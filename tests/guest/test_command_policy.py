@@ -266,7 +266,8 @@ REFUSED = """
     ss 'src [fe80::1%softdog]:22'    | no network interface has that name
     netstat -i softdog               | no network interface has that name
     netstat -I=softdog               | netstat -I
-    netstat --interfaces=softdog x   | no network interface has that name
+    netstat --interfaces=softdog     | --interfaces takes no value
+    ls --all=x                       | --all takes no value
     netstat -A /x                    | not a list of address families
     which /root/x                    | Path not in allowed list: /root/x
     which -a ls /proc/1/exe          | /proc/1/exe
@@ -430,6 +431,7 @@ def test_a_program_of_the_table_gets_no_variable_that_is_not_known_to_be_harmles
     assert "UNHEARD_OF" not in seen("", argv=[str(tmp_path / "which")])
     assert "UNHEARD_OF" in seen(str(tmp_path / "probe"))
     assert "UNHEARD_OF" in seen("env")
+    assert b"HOME=/nonexistent" in guest.exec(str(tmp_path / "which")).stdout  # where a caller can put no configuration
     assert guest.exec("echo $UNHEARD_OF", env=variables).stdout == b"x\n"
 
 
