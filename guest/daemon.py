@@ -12,6 +12,7 @@ import sys
 import time
 from typing import Any, Callable
 
+import guest
 import vsrpc
 from guest.config import GuestConfig
 from guest.errors import ERRORS
@@ -69,10 +70,15 @@ class Daemon:
         self._files.stop()
 
 
-def _program_places() -> list[str]:
-    """Where the daemon's own program is: a caller who may write there may do everything."""
-    packages = [os.path.dirname(os.path.abspath(module)) for module in (__file__, vsrpc.__file__)]
-    return packages + ([sys.prefix] if sys.prefix != sys.base_prefix else [])
+def _program_places() -> set[str]:
+    """Where the daemon's own program is: a caller who may write there may do everything.
+
+    That is all that Python would import from (a file beside our packages can pass for any module), and Python itself
+    where it is not the system's. The directory that `python -m` was called in counts only where our packages are in it.
+    """
+    places = {place for place in sys.path if os.path.isabs(place)} - {os.getcwd()} | {sys.prefix, sys.base_prefix}
+    places |= {os.path.dirname(os.path.abspath(package)) for package in (*guest.__path__, *vsrpc.__path__)}
+    return places - {"/", "/usr", "/usr/local"}
 
 
 def _log_call(proceed: Callable[[Any, ServicerContext], Any], request: Any, context: ServicerContext) -> Any:

@@ -19,6 +19,7 @@ _DENIED = (
     (r"/sys", "kernel and devices"),
     (r"/dev", "devices"),
     (r"/etc/vsrpc", "the daemon's own files"),
+    (r"/opt/vsrpc", "the daemon's own files"),
 )
 """Patterns of whole real paths, each with all below it, and what they protect."""
 

@@ -204,6 +204,10 @@ WRITES = words(
 /etc/vsrpc/attacked
 /opt/vsrpc/current/guest/daemon.py
 /opt/vsrpc/current/vsrpc/attacked.py
+/opt/vsrpc/current/yaml.py
+/opt/vsrpc/current
+/opt/vsrpc/attacked
+/opt/vsrpc/releases/attacked
 /home/attack/.ssh/id_ed25519
 /tmp/attack/fifo
 /tmp/attack/names
