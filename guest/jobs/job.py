@@ -123,10 +123,6 @@ class Job:
         self._cancelled = True
         self._wake.set()
 
-    def check(self) -> None:
-        """Raise JobTimeout or JobCancelled when it is time to end."""
-        self._check()
-
     @property
     def duration(self) -> float:
         """Seconds since the job began."""
@@ -140,13 +136,13 @@ class Job:
         """
         tree = ProcessTree(self._wake)
         try:
-            self._check()
+            self.check()
             last = self._start(tree, stages, strict)
             tree.watch()
             while not tree.ended:
                 self._poll(self._deadline, tree)
                 if not tree.ended:
-                    self._check(tree)
+                    self.check(tree)
         finally:
             tree.close(_KILL_WAIT)
             for stage in stages:
@@ -228,8 +224,8 @@ class Job:
         self.stdout.read()
         self.stderr.read()
 
-    def _check(self, tree: ProcessTree | None = None) -> None:
-        """Raise when the job must not go on; what runs is killed first."""
+    def check(self, tree: ProcessTree | None = None) -> None:
+        """Raise JobTimeout or JobCancelled when the job must not go on; what runs is killed first."""
         if not self._cancelled and not self._deadline.expired:
             return
         if tree:

@@ -14,7 +14,8 @@ The rule behind the rows:
 
 A command that the configuration adds and that has no row takes any arguments: who lists it, trusts it.
 To add a row, write `Row(Options(…), operand)` for a program that uses getopt, or a function for one that does not
-(arguments_special.py). Option lists are those of GNU coreutils 9.1, grep 3.8, file 5.44, iproute2 6.1, systemd 252.
+(arguments_special.py, arguments_network.py, arguments_ps.py). Option lists are those of GNU coreutils 9.1, grep 3.8,
+file 5.44, iproute2 6.1, procps 4.0, systemd 252; what they let pass does no harm with BusyBox either.
 A file could be swapped by another user of the guest between the check and the program's open(2); a caller of the daemon
 cannot do that alone, as no listed command makes links.
 """
