@@ -209,6 +209,12 @@ WRITES = words(
 /opt/vsrpc/attacked
 /opt/vsrpc/releases/attacked
 /home/attack/.ssh/id_ed25519
+/home/attack/.ssh/authorized_keys
+/home/attack/.ssh/rc
+/home/attack/.ssh/environment
+/home/attack/.bashrc
+/home/attack/.profile
+/home/attack/.config/systemd/user/x.service
 /tmp/attack/fifo
 /tmp/attack/names
 /tmp/attack/.
@@ -262,6 +268,16 @@ UNITS = [
     ("attack-missing", "start"),
     ("dbus\0", "stop"),
     ("d\u0443bus", "stop"),
+    ("poweroff.target", "start"),
+    ("reboot.target", "start"),
+    ("rescue.target", "start"),
+    ("multi-user.target", "stop"),
+    ("system.slice", "stop"),
+    ("init.scope", "stop"),
+    ("debug-shell", "start"),
+    ("debug-shell", "enable"),
+    ("emergency.service", "start"),
+    ("-.mount", "stop"),
 ]
 """Units and actions that Control must refuse."""
 
