@@ -37,9 +37,9 @@ PROGRAMS = (
             "no network; vsrpc-guest(8) must run in it.",
             "Options that apply to every command may stand before or after it. An option wins over the environment, "
             "that over the configuration file, that over the default.",
-            "exec streams: input, output and exit code are the command's. What it runs is a job of the guest, which goes "
-            "on when the link breaks, and also on its own (--detach); jobs, attach, logs and kill are for those. Ctrl-C "
-            "reaches the command, a second one ends it. In a terminal (shell, exec -t) a tilde and a dot at the "
+            "exec streams: input, output and exit code are the command's. What it runs is a job of the guest, which "
+            "goes on when the link breaks, and also on its own (--detach); jobs, attach, logs and kill are for those. "
+            "Ctrl-C reaches the command, a second one ends it. In a terminal (shell, exec -t) a tilde and a dot at the "
             "beginning of a line leave, and the job goes on.",
             "One client at a time has the port. Clients of vsrpc take turns, and say who has it when that takes longer "
             "than a second.",

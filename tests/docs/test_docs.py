@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from guest.config import GuestConfig, LimitsConfig, SecurityConfig, ServerConfig
-from guest.jobs import job
+from guest.jobs import feed, job, log, store, terminal
 from guest.policy.commands import DEFAULT_COMMANDS
 from guest.services import file, shell
+from guest.services import job as job_service
 from host.cli import exits, parser
 from host.config import SOCKET_VARIABLE
 from host.transfer_options import DEFAULT_CHUNK_SIZE
@@ -33,7 +34,15 @@ from vsrpc import (
     server_session,
 )
 from vsrpc.status import Code
-from vsrpc.v1 import error_tables, file_tables, service_tables, shell_tables, system_tables
+from vsrpc.v1 import (
+    error_tables,
+    file_tables,
+    job_tables,
+    machine_tables,
+    service_tables,
+    shell_tables,
+    system_tables,
+)
 from vsrpc.wire import Limits
 from vsrpc.wire import sync as wire_sync
 
@@ -63,7 +72,7 @@ def code_words(cell: str) -> list[str]:
 
 
 def test_routes() -> None:
-    tables = (system_tables, shell_tables, file_tables, service_tables)
+    tables = (system_tables, shell_tables, job_tables, file_tables, service_tables, machine_tables)
     expected = [
         [f"`{route.rpc_path.rpartition('.')[2].replace('/', '.')}`", f"`{route.http_method} {route.template}`"]
         for module in tables
@@ -99,6 +108,15 @@ LIMITS = {
         f"{shell._ERROR_OUTPUT // KIB} KiB of each in the facts",
     ],
     "`Exec` `timeout`": [f"{shell.DEFAULT_TIMEOUT:g} s by default, {shell.MAX_TIMEOUT / 3600:g} h at most"],
+    "jobs": [f"`limits.jobs`, {LimitsConfig.jobs} by default"],
+    "a `Job.Read`": [
+        f"{job_service.READ_SIZE // MIB} MiB of each output by default",
+        f"of stderr {job_service.MAX_STDERR // MIB} MiB at most",
+    ],
+    "`Job` `timeout`, `wait`": [
+        f"{job_service.MAX_TIMEOUT / 86400:g} days at most",
+        f"{job_service._MAX_WAIT:g} s at most",
+    ],
     "uploads in chunks": [
         f"`limits.uploads`, {LimitsConfig.uploads} by default",
         f"`limits.upload_idle`, {LimitsConfig.upload_idle / 60:g} min",
@@ -152,6 +170,13 @@ def test_limits() -> None:
         f"and {hello.MESSAGE_COST} more after each message",
         f"the 16 bytes `{wire_sync.MAGIC.hex(' ')}`",
         f"`server.max_request_size` and {server._BODY_ROOM // KIB} KiB",
+        f"{job_service.LOG_SIZE // MIB} MiB by default, {job_service.LOG_SIZES.start // KIB} KiB to "
+        f"{job_service.LOG_SIZES[-1] // MIB} MiB.",
+        f"Without a `Read` for {log._ATTENTION:g} s the log drops",
+        f"up to {job_service._MAX_WAIT:g} s, and within its deadline",
+        f"at most {feed.MAX_AHEAD // MIB} MiB ahead of the job",
+        f"a size of 0 is {terminal.DEFAULT_ROWS} rows, {terminal.DEFAULT_COLUMNS} columns",
+        f"after their end, {store.KEPT_JOBS} of them and {store.KEPT_BYTES // MIB} MiB of their output",
     ],
 )
 def test_other_constants(sentence: str) -> None:
