@@ -24,7 +24,6 @@ KEPT_FROM_COMMANDS = {
     "CAP_SYS_MODULE": 16,
     "CAP_SYS_RAWIO": 17,
     "CAP_SYS_BOOT": 22,
-    "CAP_SYS_TIME": 25,
     "CAP_MKNOD": 27,
 }
 """By their numbers in linux/capability.h."""
