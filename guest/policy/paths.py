@@ -268,8 +268,16 @@ class PathPolicy:
 
 
 def _replaces(spot: str, directory: str) -> bool:
-    """Whether a file at a path would be in a directory, or take the place of a link on the way to it."""
-    return within(spot, directory) or within(directory, spot)
+    """Whether a file at a path would be in a directory, or take the place of a link on the way to it. Nothing takes the
+    place of a directory on the way (rename(2), EISDIR), whose kind others then tell."""
+    return within(spot, directory) or (within(directory, spot) and not _is_directory(spot))
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _not_regular(path: str) -> RpcError:

@@ -91,7 +91,7 @@ def _launcher(tree: Tree, name: str, module: str, flags: str = "", path: str = "
 def _cli_docs(directory: Path) -> Path:
     """Manual pages and shell completion, made from the parsers of the command lines."""
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch())}
-    if CLI_DOCS.exists() and subprocess.run([sys.executable, str(CLI_DOCS), str(directory)], env=environment).returncode:
+    if subprocess.run([sys.executable, str(CLI_DOCS), str(directory)], env=environment).returncode:
         raise DistError(f"{CLI_DOCS.relative_to(PROJECT)} failed; its message is above")
     return directory
 
@@ -102,11 +102,10 @@ def _documentation(tree: Tree, package: str, section: int, docs: Path) -> None:
         f"completion/zsh/_{package}": f"usr/share/zsh/vendor-completions/_{package}",
         f"completion/fish/{package}.fish": f"usr/share/fish/vendor_completions.d/{package}.fish",
     }
-    if docs.exists():
-        for source, path in places.items():
-            add(tree, path, docs / source)
-        manual = (docs / f"man/{package}.{section}").read_bytes()
-        tree[f"usr/share/man/man{section}/{package}.{section}.gz"] = (_packed(manual), False)
+    for source, path in places.items():
+        add(tree, path, docs / source)
+    manual = (docs / f"man/{package}.{section}").read_bytes()
+    tree[f"usr/share/man/man{section}/{package}.{section}.gz"] = (_packed(manual), False)
     expat = (PROJECT / "LICENSE").read_text(encoding="utf-8").partition("\n\n")[2].partition("\n\n")[2]
     lines = [f" {line}" if line else " ." for line in expat.rstrip().splitlines()]
     copyright_text = (TEMPLATES / "copyright").read_text(encoding="utf-8") + "\n".join(lines) + "\n"
