@@ -124,11 +124,14 @@ def test_files_and_services(prepared: VM) -> None:
                 ),
             ]
         for path in rows_requests.WRITES:
-            fields = {"path": path, "mode": "4777", "owner": "root"}
+            fields = {"path": path, "mode": "0777", "owner": "root"}
             calls += [
                 (f"Upload {path}", lambda fields=fields: files.Upload(file_pb2.UploadRequest(content=b"x", **fields))),
                 (f"InitUpload {path}", lambda fields=fields: files.InitUpload(file_pb2.InitUploadRequest(**fields))),
             ]
+        for mode in ("4755", "2755", "06755", "7777"):
+            fields = {"path": f"{DIRECTORY}/attacked", "mode": mode}
+            calls.append((f"Upload {mode}", lambda fields=fields: files.Upload(file_pb2.UploadRequest(**fields))))
         for path in rows_requests.LOOKS:
             calls.append((f"Stat {path}", lambda path=path: files.Stat(file_pb2.StatRequest(path=path))))
         for name, action in rows_requests.UNITS:
