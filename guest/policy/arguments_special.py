@@ -142,7 +142,7 @@ _TOP = Options(
 
 
 def top(arguments: Sequence[str], judge: PathJudge) -> None:
-    """Batch mode only: there is no terminal."""
+    """Batch mode only: on a terminal it takes commands, such as to kill."""
     given = read(arguments, _TOP)
     if not given.has("b", "batch-mode", "O", "list-fields", "h", "help", "v", "V", "version"):
-        raise ArgumentRefused("without -b", "there is no terminal; use top -b -n 1")
+        raise ArgumentRefused("without -b", "on a terminal it takes commands; use top -b -n 1")
