@@ -159,10 +159,10 @@ class Attributes:
     """Whether a file that is there keeps its mode, owner and group."""
 
     def like(self, status: os.stat_result) -> Attributes:
-        """These, for a file that takes the place of another one."""
+        """These, for a file that takes the place of another one: set-ID bits were for that one's content."""
         if not self.keep:
             return self
-        return Attributes(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, self.mtime_ns)
+        return Attributes(status.st_mode & 0o1777, status.st_uid, status.st_gid, self.mtime_ns)
 
     def set_on(self, fd: int, mode: int = KEEP) -> None:
         """Set them on an open file, which has that `mode` already. Raises OSError."""

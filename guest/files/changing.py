@@ -9,9 +9,9 @@ import stat
 from typing import Callable
 
 from guest.errors import error
-from guest.files.entries import Failures, mode_of
+from guest.files.entries import SET_ID, Failures, mode_of, set_id_refused
 from guest.files.temps import TEMP_PREFIX, Noted, TempFiles
-from guest.files.writing import check_link_target, hard_link, set_attributes
+from guest.files.writing import check_link, check_link_place, hard_link, set_attributes
 from guest.os_errors import printable
 from guest.policy.paths import PathPolicy
 from guest.policy.resolve import look
@@ -79,6 +79,8 @@ def rename(policy: PathPolicy, path: str, target: str, overwrite: bool, go_on: G
             status = os.stat(leaf, dir_fd=source.fd, follow_symlinks=False)
             source.check(leaf, status)
             into.check(new, None)
+            if stat.S_ISLNK(status.st_mode):
+                check_link_place(into, new)
             if stat.S_ISDIR(status.st_mode):
                 _check_below(source, leaf, into.real_child(new), go_on)
             if overwrite:
@@ -105,7 +107,7 @@ def make_link(
     with directory:
         directory.check(leaf, None)
         if symbolic:
-            check_link_target(policy, directory, target)
+            check_link(policy, directory, leaf, target)
             replace_link(
                 directory.fd,
                 leaf,
@@ -191,7 +193,10 @@ class AttributeChange:
         directory.check(leaf, status)
         mode = KEEP
         if self._mode is not None and not stat.S_ISLNK(status.st_mode):
-            mode = self._mode(stat.S_IMODE(status.st_mode), stat.S_ISDIR(status.st_mode))
+            old = stat.S_IMODE(status.st_mode)
+            mode = self._mode(old, stat.S_ISDIR(status.st_mode))
+            if mode & ~old & SET_ID and not stat.S_ISDIR(status.st_mode):
+                raise set_id_refused(f"{mode:04o}")
         set_attributes(directory, leaf, Attributes(mode, self._uid, self._gid))
         self.changed += 1
 

@@ -21,6 +21,8 @@ from vsrpc.v1 import file_pb2 as pb
 MAX_FAILURES = 1000
 """Failures that one reply tells at most."""
 
+SET_ID = stat.S_ISUID | stat.S_ISGID
+
 _NO_ID = 2**32 - 1  # what chown(2) sees as -1
 _MODE = re.compile(r"0{0,2}[0-7]{1,4}\Z")
 
@@ -87,6 +89,20 @@ def mode_of(text: str, default: int) -> int:
         message = f'mode {text[:64]!r} is not octal permission bits: give 0 to 7777, for example "0644"'
         raise error("INVALID_PARAMS", message, field="mode")
     return int(text, 8)
+
+
+def new_mode(text: str, default: int) -> int:
+    """The mode of a file that is written, which never has set-ID bits: whoever runs it would be the daemon's user."""
+    mode = mode_of(text, default)
+    if mode & SET_ID:
+        raise set_id_refused(text)
+    return mode
+
+
+def set_id_refused(mode: str) -> RpcError:
+    """The error for a mode that gives a file set-ID bits."""
+    message = f"mode {mode}: no file is given set-user-ID or set-group-ID bits; set them in the guest"
+    return error("PERMISSION_DENIED", message, field="mode", rule="set-ID bits")
 
 
 def _cached(names: dict[int, str], number: int, look_up: Callable[[], str]) -> str:

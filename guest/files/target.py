@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from guest.errors import error
 from guest.files.content import read_full
-from guest.files.entries import Owners, asked_path, mode_of
+from guest.files.entries import Owners, asked_path, new_mode
 from guest.files.temps import TEMP_PREFIX, Noted, TempFiles
 from guest.os_errors import as_rpc_error, file_errors, free_bytes, printable
 from guest.policy.paths import PathPolicy
@@ -40,7 +40,7 @@ class TargetSpec:
     @classmethod
     def of(cls, request: UploadRequest | InitUploadRequest) -> TargetSpec:
         """Read it from a request; raises INVALID_PARAMS for a wrong mode, an unknown owner or group."""
-        mode, owners = mode_of(request.mode, 0o644), Owners()
+        mode, owners = new_mode(request.mode, 0o644), Owners()
         attributes = Attributes(mode, owners.user_id(request.owner), owners.group_id(request.group), *_kept(request))
         return cls(asked_path(request), attributes, request.overwrite if request.HasField("overwrite") else True)
 

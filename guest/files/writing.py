@@ -8,9 +8,10 @@ import stat
 from typing import Callable, Iterable
 
 from guest.errors import error
-from guest.files.entries import Owners, as_failure, mode_of
+from guest.files.entries import SET_ID, Owners, as_failure, mode_of, set_id_refused
 from guest.files.temps import TEMP_PREFIX, Noted, TempFiles
 from guest.os_errors import printable
+from guest.policy.denied import always, why_link_denied
 from guest.policy.paths import PathPolicy
 from guest.policy.tree import JudgedDirectory
 from vsrpc.errors import RpcError
@@ -75,6 +76,8 @@ class TreeWriter:
 
     def _file(self, new: pb.NewFile, parent: JudgedDirectory, leaf: str, content: Buffer) -> None:
         attributes = self._wanted(new, FILE_MODE)
+        if attributes.mode & SET_ID:
+            raise set_id_refused(new.mode)
         write_file(parent.fd, leaf, content, attributes, self._overwrite, TEMP_PREFIX, Noted(self._temps, parent.fd))
 
     def _make_directory(self, new: pb.NewFile, parent: JudgedDirectory, leaf: str, _: Buffer) -> None:
@@ -90,7 +93,7 @@ class TreeWriter:
 
     def _symlink(self, new: pb.NewFile, parent: JudgedDirectory, leaf: str, _: Buffer) -> None:
         target = os.fsdecode(new.target)
-        check_link_target(self._directory.policy, parent, target)
+        check_link(self._directory.policy, parent, leaf, target)
         replace_link(
             parent.fd,
             leaf,
@@ -107,8 +110,11 @@ class TreeWriter:
         hard_link(source, source_leaf, parent, leaf, self._overwrite, self._temps)
 
     def _attributes(self, new: pb.NewFile, parent: JudgedDirectory, leaf: str, _: Buffer) -> None:
-        parent.check(leaf, os.stat(leaf, dir_fd=parent.fd, follow_symlinks=False))
-        set_attributes(parent, leaf, self._wanted(new, KEEP))
+        status, wanted = os.stat(leaf, dir_fd=parent.fd, follow_symlinks=False), self._wanted(new, KEEP)
+        parent.check(leaf, status)
+        if stat.S_ISREG(status.st_mode) and wanted.mode != KEEP and wanted.mode & ~status.st_mode & SET_ID:
+            raise set_id_refused(new.mode)
+        set_attributes(parent, leaf, wanted)
 
     def _wanted(self, new: pb.NewFile, mode: int) -> Attributes:
         if not new.HasField("mtime"):  # very many are alike
@@ -161,13 +167,22 @@ def set_attributes(directory: JudgedDirectory, leaf: str, wanted: Attributes) ->
         os.close(fd)
 
 
-def check_link_target(policy: PathPolicy, directory: JudgedDirectory, target: str) -> None:
+def check_link_place(directory: JudgedDirectory, leaf: str) -> None:
+    """Raise PERMISSION_DENIED where no symbolic link may stand."""
+    real = directory.real_child(leaf)
+    why = why_link_denied(real)
+    if why:
+        raise always(directory.child(leaf), real, why)
+
+
+def check_link(policy: PathPolicy, directory: JudgedDirectory, leaf: str, target: str) -> None:
     """Raise PERMISSION_DENIED unless what a symbolic link in the directory would lead to may be read.
 
     One that leads in a circle leads nowhere, and is harmless.
     """
     if not target or "\0" in target:
         raise error("INVALID_PARAMS", f"A link cannot lead to {printable(target)!r}", field="target")
+    check_link_place(directory, leaf)
     try:
         policy.check_read(directory.real_child(target))
     except RpcError as refusal:

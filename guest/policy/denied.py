@@ -44,6 +44,18 @@ _DENIED = (
 )
 """Patterns of whole real paths, each with all below it, and what they protect."""
 
+_WRITE_DENIED_RE = re.compile(
+    r".*/(?:\.ssh(?:/.*)?"  # authorized_keys, rc, environment (sshd(8))
+    r"|\.(?:profile|bash_(?:profile|login|logout)|bashrc|zshenv|zprofile|zshrc|zlogin|zlogout|kshrc|cshrc|tcshrc|login"
+    r"|logout|inputrc|pam_environment|forward|rhosts|shosts)"
+    r"|\.config/(?:systemd|autostart|environment\.d|fish)(?:/.*)?|\.local/share/systemd(?:/.*)?)\Z",
+    re.DOTALL,
+)
+"""Files of users that say who may log in, or what runs when they do: their content may be read, not written."""
+
+_LINK_DENIED_RE = re.compile(r".*/(?:\.config|\.local(?:/share)?)\Z", re.DOTALL)
+"""Directories of users in which something is denied, which therefore may not be links."""
+
 _DENIED_RE = tuple((re.compile(f"(?:{pattern})(?:/.*)?\\Z", re.DOTALL), why) for pattern, why in _DENIED)
 
 # Most paths are on no list: one look tells.
@@ -125,9 +137,22 @@ class DenyList:
         return spots
 
 
-def is_path_denied(real: str) -> bool:
-    """Whether the built-in list protects anything at a real path: faster, for very many paths."""
-    return _ANY_DENIED_RE.match(real) is not None
+def is_path_denied(real: str, write: bool) -> bool:
+    """Whether the built-in lists protect anything at a real path: faster, for very many paths."""
+    return bool(_ANY_DENIED_RE.match(real) or (write and _WRITE_DENIED_RE.match(real)))
+
+
+def why_link_denied(real: str) -> str:
+    """What could be reached by another way if there was a symbolic link at a real path; empty where nothing could.
+
+    What is below a link is judged by where it leads; so no link may stand where the lists protect what is below.
+    """
+    return "who may log in, and what runs then" if _LINK_DENIED_RE.match(real) else ""
+
+
+def why_write_denied(real: str) -> str:
+    """What the deny list for writing protects at a real path; empty when it is not on the list."""
+    return "who may log in, and what runs then" if _WRITE_DENIED_RE.match(real) else ""
 
 
 def why_path_denied(real: str) -> str:

@@ -20,7 +20,7 @@ from typing import Iterable, NamedTuple, Sequence
 
 from guest.errors import error
 from guest.os_errors import as_rpc_error, file_errors, printable
-from guest.policy.denied import KEY, OWN_FILES, DenyList, always, refusal
+from guest.policy.denied import KEY, OWN_FILES, DenyList, always, refusal, why_write_denied
 from guest.policy.resolve import kind, look, plain, reopen, where, within, world_visible
 from vsrpc.errors import RpcError
 
@@ -265,6 +265,9 @@ class PathPolicy:
             raise self._not_listed(path, real)
         if write and not place.writable:
             raise refusal(path, real, f"read only there: {place.shown}; {_SAYS}", f"{KEY}: {place.shown} (read only)")
+        why = next(filter(None, map(why_write_denied, spots)), "") if write else ""
+        if why:
+            raise always(path, real, why)
         if write and any(_replaces(spot, directory) for spot in spots for directory in self._program):
             raise always(path, real, "the daemon's program is loaded from there", OWN_FILES)
         return f"{KEY}: {place.shown}"

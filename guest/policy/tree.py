@@ -56,7 +56,7 @@ class JudgedDirectory(Directory):
         real = f"{self._inside}{leaf}"
         linked = status is not None and stat.S_ISREG(status.st_mode) and status.st_nlink > 1
         visible = self.rule != VISIBLE or (status is not None and status.st_mode & stat.S_IROTH)
-        if self._alike and visible and not linked and not is_path_denied(real):
+        if self._alike and visible and not linked and not is_path_denied(real, self._access == WRITE):
             return
         fd: int | None = None
         try:

@@ -52,7 +52,7 @@ class ServiceManagerService(ServiceManagerServicer):
         systemctl = Systemctl(_remaining(context), context.add_callback, self._directories)
         try:
             before = systemctl.show(unit)
-            context.notes["rule"] = self._policy.check_unit(before.id or unit, unit)
+            context.notes["rule"] = self._policy.check_unit(before.id or unit, unit, request.action)
             return self._control(request, before, systemctl, context)
         except TimedOut:
             message = f"{request.action} of {unit} has not ended in time; it goes on in the guest: ask for its status"
@@ -68,12 +68,12 @@ class ServiceManagerService(ServiceManagerServicer):
         unit = _checked(request)
         self._policy.check_action(request.action)
         if not self._running():
-            return unit, self._policy.check_unit(unit, unit)
+            return unit, self._policy.check_unit(unit, unit, request.action)
         try:
             found = Systemctl(lambda: _SHOW_LIMIT, lambda callback: True, self._directories).show(unit)
         except (TimedOut, Unusable):
-            return unit, self._policy.check_unit(unit, unit)
-        rule = self._policy.check_unit(found.id or unit, unit)
+            return unit, self._policy.check_unit(unit, unit, request.action)
+        rule = self._policy.check_unit(found.id or unit, unit, request.action)
         if not found.found:
             raise _not_found(unit)
         return found.id, rule

@@ -25,6 +25,9 @@ _PATIENCE = 90.0  # seconds without an answer after which a broken link is given
 _BREATH = 0.5  # seconds between attempts
 
 # What a link that is about to heal, or a daemon that starts again, makes of calls.
+NO_SET_ID = 0o1777
+"""Bits of a file's mode that the guest takes."""
+
 TRANSIENT = frozenset(
     ("CONNECTION_LOST", "CONNECTION_REFUSED", "READ_TIMEOUT", "WRITE_TIMEOUT", "SERVICE_UNAVAILABLE", "BUSY")
 )
@@ -121,7 +124,8 @@ def new_file(entry: Entry, name: str, keep: Preserve, kind: str = "") -> dict[st
     if entry.kind == "symlink":
         fields["target"] = os.fsencode(entry.target)
     else:
-        fields["mode"] = f"{keep.mode_of(entry):04o}"
+        mode = keep.mode_of(entry)
+        fields["mode"] = f"{mode if entry.kind == 'directory' else mode & NO_SET_ID:04o}"
     if keep.owner:
         fields.update(owner=entry.owner, group=entry.group)
     if keep.times:

@@ -10,7 +10,7 @@ from typing import Any, Callable, Iterator, Mapping
 from host.chunks import FIELDS, FileCalls, new_digest
 from host.copy.download import Download
 from host.copy.entry import DIRECTORY, FILE, SYMLINK, Entry, Report, rpc_error
-from host.copy.guest import GuestTree
+from host.copy.guest import NO_SET_ID, GuestTree
 from host.copy.local import LocalTree, is_temporary
 from host.copy.mover import Item
 from host.copy.options import Done, Meter, Options
@@ -182,7 +182,8 @@ class _Sync:
     def _differs(self, wanted: Entry, present: Entry) -> bool:
         """Whether what is kept of a source is another one here."""
         owner = self._options.preserve.owner and (wanted.owner, wanted.group) != (present.owner, present.group)
-        mode = wanted.kind != SYMLINK and wanted.mode != present.mode
+        taken = NO_SET_ID if wanted.kind == FILE and not self._down else 0o7777
+        mode = wanted.kind != SYMLINK and wanted.mode & taken != present.mode
         return owner or mode or (wanted.kind != SYMLINK and not _same_time(wanted, present))
 
 

@@ -8,13 +8,13 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Tuple
 
 from host.chunks import FIELDS, digest_of
 from host.copy.entry import DIRECTORY, FILE, Report, rpc_error
-from host.copy.guest import TRANSIENT, GuestTree, join, new_file
+from host.copy.guest import NO_SET_ID, TRANSIENT, GuestTree, join, new_file
 from host.copy.large import LargeUpload
 from host.copy.local import LocalTree
 from host.copy.mover import BATCH_BYTES, BATCH_FILES, BATCHES, SMALL, Item, Mover
 from host.copy.options import Meter, Options
 from host.errors import RPCError
-from host.names import name_of, path_fields
+from host.names import name_of, path_fields, shown
 from host.window import Piece, Window
 
 Batch = List[Tuple[Item, Dict[str, Any], bytes]]
@@ -35,6 +35,15 @@ class Upload(Mover):
 
     def source(self, item: Item) -> str:
         return self._local.full(item.entry.name)
+
+    def run(
+        self, items: Iterable[Item], first_names: dict[str, str] | None = None, touched: Iterable[Item] = ()
+    ) -> None:
+        items = list(items)
+        for item in items if self.options.preserve.mode else ():
+            if item.entry.kind == FILE and item.entry.mode & ~NO_SET_ID:
+                self.report.skipped.append(f"{shown(self.source(item))}: its set-ID bits are not copied to a guest")
+        super().run(items, first_names, touched)
 
     def make_directories(self, items: list[Item]) -> None:
         for start in range(0, len(items), BATCH_FILES):

@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from . import bundle
 from .sources import PROJECT, DistError, epoch, guest_files, package_files, version
 from .tree import Tree, add
 
@@ -75,6 +76,8 @@ def _host(docs: Path) -> Tree:
         add(tree, f"usr/lib/python3/dist-packages/{path}", PROJECT / path)
     for path in sorted((PROJECT / "proto").rglob("*.proto")):
         add(tree, f"usr/share/vsrpc/{path.relative_to(PROJECT)}", path)
+    archive = bundle.build(docs)  # what bootstrap and update-guest put into guests
+    add(tree, f"usr/share/vsrpc/{archive.name}", archive)
     _launcher(tree, "vsrpc-host", "host.__main__")
     _launcher(tree, "protoc-gen-vsrpc", "vsrpc.codegen.__main__")
     add(tree, "etc/vsrpc/host.yaml", PROJECT / "host/config.yaml")
