@@ -126,11 +126,6 @@ class VirtioRPCClient:
         return self._connected()[0]
 
     @property
-    def files(self) -> FileCalls:
-        """Calls of the File service, as host.copy wants them."""
-        return self._files
-
-    @property
     def calls(self) -> Calls:
         """Calls of any rpc by its names, for what has no method here: RemoteJob (host.jobs)."""
         return self._calls

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Any
 
+from host.calls import FileCalls
 from host.cli import exits
 from host.cli.output import complain, print_json, print_line
 from host.cli.progress import CopyProgress
@@ -30,7 +31,7 @@ def cp(client: VirtioRPCClient, args: argparse.Namespace) -> int:
         if STREAM in args.sources or args.dest == STREAM:
             report = _stream(client, args, options, progress)
         else:
-            report = copy_files(client.files, args.sources, args.dest, args.recursive, options, progress)
+            report = copy_files(FileCalls(client.calls), args.sources, args.dest, args.recursive, options, progress)
     return _told(report, args)
 
 
@@ -40,12 +41,12 @@ def _stream(client: VirtioRPCClient, args: argparse.Namespace, options: Options,
     if args.dest != STREAM:
         if len(args.sources) > 1:
             raise UsageError("- is standard input, and goes to one file: name no other source")
-        return stream.upload(client.files, 0, args.dest, options, progress)
+        return stream.upload(FileCalls(client.calls), 0, args.dest, options, progress)
     if STREAM in args.sources:
         raise UsageError("- cannot be both source and target: name guest:/path for one of them")
     if sys.stdout is None:
         raise OSError(9, "standard output is closed")
-    report = stream.download(client.files, args.sources, sys.stdout.buffer, options, progress)
+    report = stream.download(FileCalls(client.calls), args.sources, sys.stdout.buffer, options, progress)
     sys.stdout.buffer.flush()
     return report
 
@@ -56,7 +57,7 @@ def sync(client: VirtioRPCClient, args: argparse.Namespace) -> int:
     options = Options(preserving(args.owner)._replace(mode=True, times=True), checksum=args.checksum or MD5)
     with CopyProgress(args.progress) as progress:
         report = sync_directories(
-            client.files,
+            FileCalls(client.calls),
             args.source,
             args.dest,
             delete=args.delete,

@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any, Callable, Mapping, Sequence
 
+from host.calls import FileCalls
 from host.cli import exits
 from host.cli.output import complain, print_json, write_bytes
 from host.client import VirtioRPCClient
@@ -47,7 +48,7 @@ def rm(client: VirtioRPCClient, args: Arguments) -> int:
 def mv(client: VirtioRPCClient, args: Arguments) -> int:
     """Rename files."""
     dest = guest_path(args.dest)
-    entry = GuestTree(client.files).entry(dest, follow=True)
+    entry = GuestTree(FileCalls(client.calls)).entry(dest, follow=True)
     into = entry is not None and entry.kind == "directory"
     if len(args.sources) > 1 and not into:
         raise UsageError(f"{args.dest} is no directory: several files can only be moved into one")
@@ -93,7 +94,7 @@ def tail(client: VirtioRPCClient, args: Arguments) -> int:
     begun: float | None = None
     while True:
         try:
-            reply = client.files.start("Tail", fields, fields.get("wait", 0.0) + _ANSWER_TIME).result()
+            reply = FileCalls(client.calls).start("Tail", fields, fields.get("wait", 0.0) + _ANSWER_TIME).result()
         except RPCError as error:
             gone = end is None and error.reason == "FILE_NOT_FOUND"
             now = time.monotonic()
@@ -120,7 +121,7 @@ def guest_path(text: str) -> str:
 
 def _call(client: VirtioRPCClient, args: Arguments, rpc: str, fields: Mapping[str, Any]) -> int:
     """Call, and tell what could not be done: the exit code."""
-    data = client.files.call(rpc, fields, args.timeout or LONG).data
+    data = FileCalls(client.calls).call(rpc, fields, args.timeout or LONG).data
     if args.raw:
         print_json({"code": 0, "message": "success", "timestamp": int(time.time()), "data": data})
     failures: Sequence[Mapping[str, Any]] = data.get("failures", ())

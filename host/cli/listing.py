@@ -9,6 +9,7 @@ import sys
 import time
 from typing import Any, Iterable, Mapping
 
+from host.calls import FileCalls
 from host.cli import exits
 from host.cli.files import each_path
 from host.cli.output import complain, print_json, print_line
@@ -32,7 +33,7 @@ _BITS = {
 
 def ls(client: VirtioRPCClient, args: Arguments) -> int:
     """List directories."""
-    guest = GuestTree(client.files)
+    guest = GuestTree(FileCalls(client.calls))
     listed: list[dict[str, Any]] = []
     several = len(args.paths) > 1
 
@@ -144,7 +145,7 @@ def df(client: VirtioRPCClient, args: Arguments) -> int:
     found: list[Mapping[str, Any]] = []
 
     def ask(path: str) -> int:
-        found.extend(client.files.call("FileSystems", path_fields(path) if path else {}).data["filesystems"])
+        found.extend(FileCalls(client.calls).call("FileSystems", path_fields(path) if path else {}).data["filesystems"])
         return exits.OK
 
     code = each_path(args.paths or [""], ask)
@@ -175,7 +176,7 @@ def checksum(client: VirtioRPCClient, args: Arguments) -> int:
 
     def digest(path: str) -> int:
         fields = {**path_fields(path), "checksum": name}
-        each = client.files.call("Checksum", fields, args.timeout or LONG).data["files"][0]
+        each = FileCalls(client.calls).call("Checksum", fields, args.timeout or LONG).data["files"][0]
         if args.print_json or args.raw:
             found.append({"path": _text(path), "size": int(each["size"]), args.algorithm: each["digests"][0]})
         else:

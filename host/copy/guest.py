@@ -24,10 +24,10 @@ LONG = 600.0
 _PATIENCE = 90.0  # seconds without an answer after which a broken link is given up: a guest has rebooted by then
 _BREATH = 0.5  # seconds between attempts
 
-# What a link that is about to heal, or a daemon that starts again, makes of calls.
 NO_SET_ID = 0o1777
 """Bits of a file's mode that the guest takes."""
 
+# What a link that is about to heal, or a daemon that starts again, makes of calls.
 TRANSIENT = frozenset(
     ("CONNECTION_LOST", "CONNECTION_REFUSED", "READ_TIMEOUT", "WRITE_TIMEOUT", "SERVICE_UNAVAILABLE", "BUSY")
 )
