@@ -19,6 +19,7 @@ from guest.policy.resolve import look
 from guest.policy.tree import open_parent, open_place, open_tree
 from vsrpc.bulk import bulk
 from vsrpc.context import ServicerContext
+from vsrpc.errors import RpcError
 from vsrpc.filetree import Failure, Parents
 from vsrpc.newfile import data_ranges, sync_file_system
 from vsrpc.v1 import file_pb2 as pb
@@ -49,7 +50,11 @@ class FileTrees(FileServicer):
             message = f"limit is {request.limit}: give 1 to {MAX_ENTRIES}, or 0 for that"
             raise error("INVALID_PARAMS", message, field="limit")
         limit = request.limit or MAX_ENTRIES
-        fd, real = look(path, follow=request.follow or not request.itself)
+        follow = request.follow or not request.itself
+        fd, real = look(path, follow)
+        if fd is None and follow:
+            self._policy.judge(path, real, None, METADATA)
+            raise _not_found(path)
         if fd is not None:
             is_directory = os.path.isdir(f"/proc/self/fd/{fd}")
             os.close(fd)
@@ -61,7 +66,7 @@ class FileTrees(FileServicer):
                     )
                 more = found[limit - 1].name if len(found) > limit else b""
                 return pb.ListResponse(entries=found[:limit], next=more)
-        return pb.ListResponse(entries=[self._itself(path, real if request.follow or not request.itself else path)])
+        return pb.ListResponse(entries=[self._itself(path, real if follow else path)])
 
     def _itself(self, path: str, real: str) -> pb.FileEntry:
         if real == "/":
@@ -72,7 +77,7 @@ class FileTrees(FileServicer):
             with directory:
                 found = the_entry(directory, leaf, "")
         if found is None:
-            raise error("FILE_NOT_FOUND", f"No such file or directory: {printable(path)}", path=printable(path))
+            raise _not_found(path)
         return found
 
     @bulk(response="content")
@@ -173,6 +178,10 @@ class FileTrees(FileServicer):
         finally:
             os.close(fd)
         return pb.DataRangesResponse(ranges=ranges, total_size=size, next_offset=after)
+
+
+def _not_found(path: str) -> RpcError:
+    return error("FILE_NOT_FOUND", f"No such file or directory: {printable(path)}", path=printable(path))
 
 
 def _digest_of(content: bytes | bytearray | memoryview, checksum: int) -> str:
