@@ -182,8 +182,8 @@ class UploadSession:
 
     def present(self, offset: int, length: int, digest: str, go_on: Callable[[], None]) -> bool:
         """Whether a part is there already, left by an interrupted upload; it then counts as arrived."""
-        if offset < 0 or offset + length > self.size:
-            message = f"Block of {length} bytes at offset {offset} is outside the file of {self.size} bytes"
+        if offset < 0 or length <= 0 or offset + length > self.size:
+            message = f"A block at offset {offset} is outside the file of {self.size} bytes"
             raise error("INVALID_PARAMS", f"{message} that was announced: {printable(self.path)}", offset=offset)
         actual = new_digest(self.checksum)
         for start in range(offset, offset + length, BLOCK):
