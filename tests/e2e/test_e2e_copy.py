@@ -17,6 +17,8 @@ from e2e_cli import Cli, Guest, Outcome, Remote
 from host.client import RPCError, VirtioRPCClient
 from vsrpc.newfile import umask
 
+pytestmark = pytest.mark.one_format_on_vm
+
 MIB = 1024 * 1024
 ODD = os.fsdecode(b"n\xffw\nline")
 
@@ -205,7 +207,7 @@ BAD: dict[str, BadInput] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input(cli: Cli, tmp_path: Path, remote: Remote, guest: Guest, case: str) -> None:
+def test_bad_input(in_process: Callable[..., Outcome], tmp_path: Path, remote: Remote, guest: Guest, case: str) -> None:
     for name in ("f", "d/g", "e/g"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"here")
@@ -216,7 +218,7 @@ def test_bad_input(cli: Cli, tmp_path: Path, remote: Remote, guest: Guest, case:
     )
     argv, code, message = BAD[case](tmp_path, remote)
     before = guest.files(remote(""))
-    outcome = cli("cp", *argv)
+    outcome = in_process("cp", *argv)
     assert (outcome.code, outcome.out) == (code, b""), outcome.err
     assert message in outcome.err
     assert "defect" not in outcome.err
