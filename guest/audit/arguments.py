@@ -31,6 +31,8 @@ def shown(text: str, longest: int = LONGEST, whole: int | None = None) -> str:
 
     `whole`: the length of the text of which this is the beginning.
     """
+    if len(text) <= longest and (whole is None or whole <= LONGEST) and _is_plain(text):
+        return text
     text = text.encode("utf-8", "backslashreplace").decode()
     kept = text[:longest]
     while len(json.dumps(kept)) - 2 > longest:
@@ -38,6 +40,11 @@ def shown(text: str, longest: int = LONGEST, whole: int | None = None) -> str:
     if len(kept) == len(text) and (whole is None or whole <= LONGEST):
         return text
     return f"{kept}... ({whole or len(text)} characters)"
+
+
+def _is_plain(text: str) -> bool:
+    """Whether it is the same in JSON, as most names are: calls for many files have very many of them."""
+    return text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
 
 
 def arguments(message: Any, content_size: int = 0) -> dict[str, Any]:
@@ -102,5 +109,5 @@ class _Arguments:
 
     def _text(self, text: str, whole: int | None = None) -> str:
         result = shown(text, min(LONGEST, max(_SHORTEST, self._left)), whole)
-        self._left -= len(json.dumps(result))
+        self._left -= len(result) + 2 if _is_plain(result) else len(json.dumps(result))
         return result

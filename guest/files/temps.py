@@ -118,20 +118,20 @@ class TempFiles:
 
 
 class Noted:
-    """Takes note of the temporary name of one file in an open directory (vsrpc.newfile.Note)."""
+    """Takes note of the temporary name of one file at a time in an open directory (vsrpc.newfile.Note)."""
 
-    __slots__ = ("_dirfd", "_temps", "_token")
+    __slots__ = ("_temps", "_token", "dirfd")
 
     def __init__(self, temps: TempFiles | None, dirfd: int) -> None:
         self._temps = temps
-        self._dirfd = dirfd
+        self.dirfd = dirfd
         self._token = ""
 
     def __call__(self, name: str, durable: bool) -> None:
         if self._temps is None:
             return
         if name:
-            directory = os.readlink(f"/proc/self/fd/{self._dirfd}")
+            directory = os.readlink(f"/proc/self/fd/{self.dirfd}")
             self._token = self._temps.note(directory, name, durable=durable)
         else:
             self._temps.forget(self._token)

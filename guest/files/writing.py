@@ -38,6 +38,7 @@ class TreeWriter:
         self._content = memoryview(content)
         self._overwrite = overwrite
         self._temps = temps
+        self._noted = Noted(temps, directory.fd)
         self._parents = Parents(directory)
         self._sources = Parents(directory)  # of hard links
         self._owners = Owners()
@@ -57,7 +58,7 @@ class TreeWriter:
         for number, new in enumerate(files):
             if number % _LOOK == 0:
                 go_on()
-            name = os.fsdecode(new.name)
+            name = new.name.decode("utf-8", "surrogateescape")  # what os.fsdecode does, only faster
             dirfd = self._directory.fd
             try:
                 maker = self._makers.get(new.type)
@@ -78,7 +79,8 @@ class TreeWriter:
         attributes = self._wanted(new, FILE_MODE)
         if attributes.mode & SET_ID:
             raise set_id_refused(new.mode)
-        write_file(parent.fd, leaf, content, attributes, self._overwrite, TEMP_PREFIX, Noted(self._temps, parent.fd))
+        self._noted.dirfd = parent.fd
+        write_file(parent.fd, leaf, content, attributes, self._overwrite, TEMP_PREFIX, self._noted)
 
     def _make_directory(self, new: pb.NewFile, parent: JudgedDirectory, leaf: str, _: Buffer) -> None:
         try:
@@ -94,6 +96,7 @@ class TreeWriter:
     def _symlink(self, new: pb.NewFile, parent: JudgedDirectory, leaf: str, _: Buffer) -> None:
         target = os.fsdecode(new.target)
         check_link(self._directory.policy, parent, leaf, target)
+        self._noted.dirfd = parent.fd
         replace_link(
             parent.fd,
             leaf,
@@ -101,7 +104,7 @@ class TreeWriter:
             lambda: _links_to(parent, leaf, target),
             self._overwrite,
             TEMP_PREFIX,
-            Noted(self._temps, parent.fd),
+            self._noted,
         )
         set_attributes(parent, leaf, self._wanted(new, 0))
 

@@ -97,9 +97,9 @@ class FileTrees(FileServicer):
     def WriteFiles(self, request: pb.WriteFilesRequest, context: ServicerContext) -> pb.WriteFilesResponse:
         """Make many small files, directories and links."""
         path, content = asked_path(request), context.content
-        announced = sum(each.size for each in request.files)
-        if announced != len(content) or any(each.size < 0 for each in request.files):
-            message = f"The sizes of the files are {announced} bytes together, but content has {len(content)}"
+        sizes = [each.size for each in request.files]
+        if sum(sizes) != len(content) or min(sizes, default=0) < 0:
+            message = f"The sizes of the files are {sum(sizes)} bytes together, but content has {len(content)}"
             raise error("INVALID_PARAMS", message, field="content")
         if request.digest and request.digest.lower() != _digest_of(content, request.checksum):
             raise error("CONTENT_MISMATCH", "The content is not what its digest says: send it again")

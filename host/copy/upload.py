@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Tuple
 
+from host.backend import Started
 from host.chunks import FIELDS, digest_of
 from host.copy.entry import DIRECTORY, FILE, Report, rpc_error
-from host.copy.guest import NO_SET_ID, TRANSIENT, GuestTree, join, new_file
+from host.copy.guest import LONG, NO_SET_ID, TRANSIENT, GuestTree, join, new_file
 from host.copy.large import LargeUpload
 from host.copy.local import LocalTree
 from host.copy.mover import BATCH_BYTES, BATCH_FILES, BATCHES, SMALL, Item, Mover
@@ -16,6 +18,8 @@ from host.copy.options import Meter, Options
 from host.errors import RPCError
 from host.names import name_of, path_fields, shown
 from host.window import Piece, Window
+
+_SYNC_AFTER = 6  # batches
 
 Batch = List[Tuple[Item, Dict[str, Any], bytes]]
 """Things to be made in one call: what each is, its NewFile, its content."""
@@ -59,8 +63,12 @@ class Upload(Mover):
 
     def move_small(self, items: Iterable[Item], large: Callable[[Item], None]) -> None:
         under_way: deque[Batch] = deque()
+        syncs: list[Started] = []
         with Window(BATCHES) as window:
-            for batch in self._batches(items, large):
+            for number, batch in enumerate(self._batches(items, large), 1):
+                if number % _SYNC_AFTER == 0:  # beside the next ones, so that the end has less to wait for
+                    request = {**path_fields(self._root), "sync": True}
+                    syncs.append(self._guest.files.start("WriteFiles", request, LONG))
                 size = sum(len(content) for _, _, content in batch)
                 while not window.has_room(size):
                     self._take(window, under_way.popleft(), large)
@@ -68,6 +76,9 @@ class Upload(Mover):
                 under_way.append(batch)
             while window:
                 self._take(window, under_way.popleft(), large)
+        for sync in syncs:
+            with contextlib.suppress(RPCError):  # the last one counts
+                sync.result()
 
     def _batches(self, items: Iterable[Item], large: Callable[[Item], None]) -> Iterator[Batch]:
         batch: Batch = []

@@ -95,5 +95,5 @@ def _empty(bench: Bench, name: str) -> None:
     """Let there be an empty directory of that name in the guest."""
     with VirtioRPCClient(bench.place.target) as client:
         if client.get_file_info(bench.path(name))["data"]["exists"]:
-            client.call("File", "Remove", path=bench.path(name), recursive=True)
-        client.call("File", "MakeDirectory", path=bench.path(name))
+            client.call("File", "Remove", {"path": bench.path(name), "recursive": True})
+        client.call("File", "MakeDirectory", {"path": bench.path(name)})
