@@ -21,6 +21,7 @@ from guest.errors import ERRORS
 from guest.files.sessions import UploadSessions
 from guest.files.temps import TempFiles, state_directory
 from guest.files.upload import UploadSession
+from guest.jobs.live import LiveJob, job_end
 from guest.jobs.store import JobStore
 from guest.policies import policies
 from guest.services.file import FileService
@@ -88,7 +89,7 @@ class Daemon:
         if job_keeper:
             self._jobs = JobProxy(policy.commands, limits)
         else:
-            self._jobs = JobService(policy.commands, JobStore(limits.jobs), max_reply, limits)
+            self._jobs = JobService(policy.commands, JobStore(limits.jobs, on_end=self._job_ended), max_reply, limits)
         add_JobServicer_to_server(self._jobs, self.dispatcher)
         self._machine = MachineService(Operations(**dataclasses.asdict(config.security.operations)))
         add_MachineServicer_to_server(self._machine, self.dispatcher)
@@ -133,6 +134,9 @@ class Daemon:
     def _upload_dropped(self, session_id: str, upload: UploadSession, why: str) -> None:
         size = {"size": upload.size, "received": upload.received}
         self._event("dropped", session_id=session_id[:8], path=upload.path, why=why, **size)
+
+    def _job_ended(self, job: LiveJob) -> None:
+        self._event("ended", **job_end(job))
 
     def _event(self, event: str, **fields: Any) -> None:
         if self._audit is not None:

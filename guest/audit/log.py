@@ -35,7 +35,9 @@ from vsrpc.status import Code
 _FILE = "/vsrpc.v1.File/"
 _DOWNLOAD_CHUNK = _FILE + "DownloadChunk"
 _DOWNLOADS = (_FILE + "Download", _DOWNLOAD_CHUNK)
-_UPLOAD_CHUNK = _FILE + "UploadChunk"
+_JOB = "/vsrpc.v1.Job/"
+# Parts of what has a line of its own: an upload, a job.
+_PARTS = (_FILE + "UploadChunk", _JOB + "Write", _JOB + "Resize")
 
 # Of a response, by its message's name: what happened, not what was said.
 _RESULTS = {
@@ -88,7 +90,7 @@ class Audit:
         self._instance = instance
         self._method = method
         self._clock = clock
-        self._quiet: dict[str, bool] = {_UPLOAD_CHUNK: True, **dict.fromkeys(_DOWNLOADS, False)}
+        self._quiet: dict[str, bool] = {**dict.fromkeys(_PARTS, True), **dict.fromkeys(_DOWNLOADS, False)}
         self._lock = threading.Lock()  # all below
         self._read: OrderedDict[str, float] = OrderedDict()  # files, and when
         # What the policy refuses is not to be hidden by a flood of what does not get that far.
@@ -170,7 +172,7 @@ class Audit:
     ) -> None:
         decision = "allowed"
         if failure is None:
-            result = {"status": "OK", **_result(response)}
+            result = {"status": "OK", **_result(response), **_job(context)}
         else:
             result = {"status": failure.code().name, "reason": failure.reason}
             if _is_refusal(failure):
@@ -247,6 +249,10 @@ def _rule(context: ServicerContext, failure: RpcError | None) -> dict[str, str]:
 def _is_refusal(failure: RpcError) -> bool:
     """Whether it was decided that the call is not to be served, and not only that it did not succeed."""
     return failure.code() in _REFUSED or "rule" in failure.data
+
+
+def _job(context: ServicerContext) -> dict[str, Any]:
+    return {"job_id": context.notes["job_id"]} if "job_id" in context.notes else {}
 
 
 def _result(response: Any) -> dict[str, Any]:

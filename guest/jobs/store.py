@@ -29,8 +29,15 @@ _STOP_TIME = 5.0  # seconds for all jobs to end when the daemon stops
 class JobStore:
     """Jobs by id. Thread-safe."""
 
-    def __init__(self, max_jobs: int = MAX_JOBS, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        max_jobs: int = MAX_JOBS,
+        clock: Callable[[], float] = time.time,
+        on_end: Callable[[LiveJob], None] = lambda job: None,
+    ) -> None:
+        """`on_end` is told of each job that has ended, in its thread."""
         self._max_jobs = max_jobs
+        self._on_end = on_end
         self._clock = clock
         self._lock = threading.Lock()
         self._jobs: dict[str, LiveJob] = {}
@@ -46,7 +53,7 @@ class JobStore:
                 running = sum(not job.over for job in self._jobs.values())
                 if running >= self._max_jobs:
                     raise busy(f"{running} jobs run already", "limits.jobs", self._max_jobs)
-                job = LiveJob(secrets.token_hex(4), spec)
+                job = LiveJob(secrets.token_hex(4), spec, self._on_end)
                 self._jobs[job.id] = job
         except BaseException:
             spec.close()

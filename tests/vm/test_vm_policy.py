@@ -86,8 +86,8 @@ PATHS = {
     "/var/log/vsrpc-audit.log.1": (OWN, OWN),
     "/etc/systemd/system/vsrpc-guest.service": (OWN, OWN),
     "/usr/local/bin/vsrpc-guest": (OWN, OWN),
-    "/opt/vsrpc/current": ("WRONG_FILE_TYPE", OWN),
-    "/opt/vsrpc/current/yaml.py": ("FILE_NOT_FOUND", OWN),
+    "/opt/vsrpc/current": (OWN, OWN),
+    "/opt/vsrpc/current/yaml.py": (OWN, OWN),
     "/opt/vsrpc/current/guest/daemon.py": (OWN, OWN),
 }
 
