@@ -95,9 +95,12 @@ class JournalReader:
         if not cursor:
             cursor = self._end()  # before the rest is read, so that what is logged meanwhile is not missed
         if cursor and query.lines != 0:
-            part = self._collect(self._arguments(query), query, room, self._remaining(), follow=False)
-            if part.entries:
-                return part
+            by_time = query.until and query.lines
+            arguments = self._from_last_until(query) if by_time else self._arguments(query)
+            if arguments is not None:
+                part = self._collect(arguments, query, room, self._remaining(), follow=False)
+                if part.entries:
+                    return part
         if not wait or query.until:
             return Part((), cursor)
         return self._after(query, cursor, room, wait)
@@ -105,6 +108,19 @@ class JournalReader:
     def _end(self) -> str:
         """The place of the last entry of all; empty where there is none."""
         return self._collect(["--lines=1"], Query(), OVERHEAD, self._remaining(), follow=False).cursor
+
+    def _from_last_until(self, query: Query) -> list[str] | None:
+        """What gives the last so many until then, for which journalctl has no way in all versions; None where there
+        are none."""
+        first, left = "", query.lines or 0
+        arguments = self._arguments(Query(query.unit, until=query.until, priority=query.priority))
+        for entry in self._entries([*arguments, "--reverse"], self._remaining(), follow=False):
+            if 0 < entry.time_us < query.since:
+                break
+            first, left = entry.cursor, left - 1
+            if not left:
+                break
+        return [*arguments, f"--cursor={first}"] if first else None
 
     def _after(self, query: Query, cursor: str, room: int, wait: float) -> Part:
         arguments = self._arguments(Query(query.unit, cursor=cursor, priority=query.priority))
@@ -124,17 +140,17 @@ class JournalReader:
         if query.cursor:
             arguments.append(f"--cursor={query.cursor}")
         else:
-            if query.since:
-                arguments.append(f"--since={_time(query.since)}")
             if query.lines is not None:
                 arguments.append(f"--lines={query.lines}")
+            elif query.since:  # both together mean the first so many since then, in some versions
+                arguments.append(f"--since={_time(query.since)}")
         return arguments
 
     def _collect(self, arguments: Sequence[str], query: Query, room: int, patience: float, *, follow: bool) -> Part:
         entries: list[Entry] = []
         cursor = query.cursor
         for entry in self._entries(arguments, patience, follow):
-            if entry.cursor == query.cursor:
+            if entry.cursor == query.cursor or 0 < entry.time_us < query.since:
                 continue
             room -= OVERHEAD + len(entry.message)
             if room < 0 and entries:
