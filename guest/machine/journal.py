@@ -233,7 +233,7 @@ def _entry(line: bytes, longest: int) -> Entry | None:
     about = _text(fields, "UNIT") if _text(fields, "_PID") == "1" else ""  # only systemd's word counts
     return Entry(
         cursor=_text(fields, "__CURSOR"),
-        time_us=_number(fields, "__REALTIME_TIMESTAMP", 0),
+        time_us=_number(fields, "__REALTIME_TIMESTAMP", 0, 18),
         unit=about or _text(fields, "_SYSTEMD_UNIT"),
         identifier=_text(fields, "SYSLOG_IDENTIFIER") or _text(fields, "_COMM"),
         pid=_number(fields, "_PID", 0) or _number(fields, "SYSLOG_PID", 0),
@@ -256,9 +256,10 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     return _bytes(fields.get(name)).decode("utf-8", "replace")
 
 
-def _number(fields: Mapping[str, Any], name: str, default: int) -> int:
+def _number(fields: Mapping[str, Any], name: str, default: int, digits: int = 9) -> int:
+    """A field that any program may have set to anything."""
     text = _text(fields, name)
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 18 else default
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= digits else default
 
 
 def _time(microseconds: int) -> str:

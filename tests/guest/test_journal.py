@@ -44,7 +44,7 @@ while True:
     entries = [each for each in entries
         if int(each["__CURSOR"].split("=")[1], 16) >= first
         and unit in (None, each.get("_SYSTEMD_UNIT"))
-        and int(each.get("PRIORITY", "6")) <= int(options.get("--priority", "7"))
+        and each.get("PRIORITY", "6") <= options.get("--priority", "~")
         and least <= int(each["__REALTIME_TIMESTAMP"]) / 1e6 <= last]
     if "--reverse" in options:
         entries = entries[::-1]
@@ -151,6 +151,7 @@ def test_messages_of_any_form(guest: Guest, value: Any, expected: bytes) -> None
         ({"_PID": None, "SYSLOG_PID": "9"}, ("web.service", "prog", 9, 6)),
         ({"_PID": "1", "UNIT": "about.service"}, ("about.service", "prog", 1, 6)),
         ({"UNIT": "forged.service"}, ("web.service", "prog", 7, 6)),
+        ({"PRIORITY": "9999999999", "_PID": "4294967296"}, ("web.service", "prog", 0, 6)),
         ({"PRIORITY": "x", "_PID": "-1"}, ("web.service", "prog", 0, 6)),
         ({"_SYSTEMD_UNIT": None, "PRIORITY": None}, ("", "prog", 7, 6)),
     ],
