@@ -9,13 +9,13 @@ import os
 import signal
 import sys
 import threading
-from typing import Sequence
+from typing import Callable, Protocol, Sequence
 
 from guest import config, logging_setup, subcommands
 from guest.daemon import Daemon
 from guest.machine.freeze import thaw_leftovers
 from vsrpc._version import __version__
-from vsrpc.transports import listener
+from vsrpc.transports import Listener, listener
 
 _M_ARENA_MAX = -8  # malloc.h
 
@@ -53,13 +53,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vsrpc-guest: {path}: {failure}; name another file there", file=sys.stderr)
         return EXIT_CONFIG
     _share_memory()
+    address = options.listen or options.device or settings.device.path
+    if options.keep_jobs:
+        from guest.keeper import SOCKET, Keeper
+
+        return _run(lambda: Keeper(settings, path), f"unix:{SOCKET}", settings, path, options.exit_with_stdin)
     log = logging.getLogger("guest")
     log.info("configuration: %s", path)
     if thawed:
         log.warning("%s: thawed, a daemon that has died left them frozen", ", ".join(thawed))
     if settings.security.allowed_commands is None:
         log.warning("security.allowed_commands is null: callers may run any command")
-    return _run(settings, path, options.listen or options.device or settings.device.path, options.exit_with_stdin)
+    return _run(
+        lambda: Daemon(settings, path, address, job_keeper=options.job_keeper),
+        address,
+        settings,
+        path,
+        options.exit_with_stdin,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="log everything, also on standard error")
     # For a daemon in its parent's hands (the host's `local:` target): a pipe tells of its end, whatever that was.
     parser.add_argument("--exit-with-stdin", action="store_true", help=argparse.SUPPRESS)
+    # For the units: jobs are run by a keeper, and this process is one (guest.keeper).
+    parser.add_argument("--job-keeper", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--keep-jobs", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"vsrpc-guest {__version__}")
     subcommands.add(parser)
     return parser
@@ -91,10 +105,22 @@ def _share_memory() -> None:
         mallopt(_M_ARENA_MAX, 1)
 
 
-def _run(settings: config.GuestConfig, path: str, address: str, exit_with_stdin: bool) -> int:
+class _Serving(Protocol):
+    """What runs until it is stopped: a Daemon, or a Keeper."""
+
+    def serve(self, listener: Listener) -> None:
+        """Serve the listener's peers."""
+
+    def stop(self) -> None:
+        """Make serve() return."""
+
+
+def _run(
+    make: Callable[[], _Serving], address: str, settings: config.GuestConfig, path: str, exit_with_stdin: bool
+) -> int:
     log = logging.getLogger("guest")
     try:
-        daemon = Daemon(settings, path, address)  # before anybody can connect
+        daemon = make()  # before anybody can connect
     except config.ConfigError as failure:
         log.error("%s: %s", path, failure)
         return EXIT_CONFIG

@@ -80,7 +80,7 @@ def _units(config: GuestConfig, policy: Policies) -> Iterator[str]:
 
 def _others(config: GuestConfig) -> Iterator[str]:
     if config.security.services.shell == READ_ONLY:
-        yield "security.services.shell: read-only is the same as false, since a command may always change something"
+        yield "security.services.shell: read-only leaves only what reads of jobs: no command runs"
     if not config.audit.enabled:
         yield "audit.enabled is false: what callers do is not recorded"
     for key, file in (("logging.file", config.logging.file), ("audit.file", config.audit.file)):

@@ -27,6 +27,7 @@ from guest.machine.freeze import Freezer
 from guest.policies import policies
 from guest.services.file import FileService
 from guest.services.job import JobService
+from guest.services.job_proxy import JobProxy
 from guest.services.machine import MachineService, Operations
 from guest.services.service_manager import ServiceManagerService
 from guest.services.shell import ShellServicer
@@ -66,7 +67,10 @@ class Daemon:
     Raises ConfigError where they must and there is no key, and where what the configuration names cannot be used.
     """
 
-    def __init__(self, config: GuestConfig, config_file: str, address: str | None = None) -> None:
+    def __init__(
+        self, config: GuestConfig, config_file: str, address: str | None = None, *, job_keeper: bool = False
+    ) -> None:
+        """`job_keeper`: jobs are run by a process of their own, which outlives this one (guest.keeper)."""
         self._security = config.security
         judge = authenticator(config.security, config.device.path if address is None else address)
         policy = policies(config, config_file)
@@ -92,7 +96,11 @@ class Daemon:
         self._files = FileService(policy.paths, max_reply, sessions, limits.free_space, self._temps)
         add_SystemServicer_to_server(SystemService(Updates(config.security.allow_update)), self.dispatcher)
         add_ShellServicer_to_server(ShellServicer(policy.commands, limits=limits), self.dispatcher)
-        self._jobs = JobService(policy.commands, JobStore(limits.jobs), max_reply, limits)
+        self._jobs: JobService | JobProxy
+        if job_keeper:
+            self._jobs = JobProxy(policy.commands, limits)
+        else:
+            self._jobs = JobService(policy.commands, JobStore(limits.jobs), max_reply, limits)
         add_JobServicer_to_server(self._jobs, self.dispatcher)
         add_MachineServicer_to_server(self._machine, self.dispatcher)
         add_FileServicer_to_server(self._files, self.dispatcher)

@@ -1,4 +1,4 @@
-"""The keeper: a process that runs jobs, so that they outlive the daemon. `vsrpc-guest keep-jobs`, started by systemd.
+"""The keeper: a process that runs jobs, so that they outlive the daemon. Started by systemd.
 
 It serves the Job service on a socket that only root may open, to the daemon alone (guest.services.job_proxy), which has
 judged what comes. It judges again, by the configuration as it is then, and so is never laxer than the file.
@@ -10,19 +10,21 @@ import logging
 import os
 import socket
 import threading
+from typing import Any, Callable
 
 from guest import config
-from guest.errors import ERRORS
+from guest.errors import ERRORS, error
 from guest.jobs.store import JobStore
-from guest.policy.commands import CommandPolicy
+from guest.policies import policies
 from guest.services.job import JobService
 from vsrpc._version import __version__
+from vsrpc.context import ServicerContext
 from vsrpc.dispatcher import Dispatcher
 from vsrpc.server import Server
 from vsrpc.transports import Listener
-from vsrpc.v1.job_vsrpc import add_JobServicer_to_server
+from vsrpc.v1.job_vsrpc import JOB_START, add_JobServicer_to_server
 
-SOCKET = "/run/vsrpc/jobs.sock"
+SOCKET = "/run/vsrpc-guest/jobs.sock"
 UNIT = "vsrpc-jobs.service"
 
 IDLE_SECONDS = 600.0
@@ -34,10 +36,18 @@ _log = logging.getLogger(__name__)
 class Keeper:
     """Serves Job until stop(), or until there have been no jobs for a while."""
 
-    def __init__(self, settings: config.GuestConfig, policy: CommandPolicy, idle_seconds: float = IDLE_SECONDS) -> None:
+    def __init__(self, settings: config.GuestConfig, config_file: str, idle_seconds: float = IDLE_SECONDS) -> None:
+        self._file = config_file
+        self._version = _version(config_file)
         self._store = JobStore(settings.limits.jobs)
+        policy = policies(settings, config_file).commands
         self._service = JobService(policy, self._store, settings.server.max_request_size, settings.limits)
-        dispatcher = Dispatcher(errors=ERRORS, max_request_size=settings.server.max_request_size, request_timeout=None)
+        dispatcher = Dispatcher(
+            errors=ERRORS,
+            max_request_size=settings.server.max_request_size,
+            request_timeout=None,
+            interceptors=(self._judge_anew,),
+        )
         add_JobServicer_to_server(self._service, dispatcher)
         self._server = Server(dispatcher, agent=f"vsrpc-jobs/{__version__}", workers=settings.server.workers)
         self._idle_seconds = idle_seconds
@@ -58,6 +68,19 @@ class Keeper:
         self._server.stop()
         self._service.stop()
 
+    def _judge_anew(
+        self, proceed: Callable[[Any, ServicerContext], Any], request: Any, context: ServicerContext
+    ) -> Any:
+        """Serve a call by the configuration as it is now."""
+        if context.path == JOB_START.path and _version(self._file) != self._version:
+            version = _version(self._file)
+            try:
+                self._service.policy = policies(config.load(self._file), self._file).commands
+            except config.ConfigError as failure:
+                raise error("SERVICE_UNAVAILABLE", f"No job is started until this is mended: {failure}") from None
+            self._version = version
+        return proceed(request, context)
+
     def _watch(self) -> None:
         idle = 0.0
         step = self._idle_seconds / 10
@@ -67,6 +90,15 @@ class Keeper:
                 _log.info("no jobs for %.0f s: leaving until there is one", idle)
                 self._server.stop()
                 return
+
+
+def _version(path: str) -> tuple[int, ...]:
+    """What tells a file's content from an earlier one's."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _tell_ready() -> None:

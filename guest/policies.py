@@ -47,15 +47,19 @@ def policies(config: GuestConfig, config_file: str) -> Policies:
     )
 
 
+_SYSTEM = {"/", "/usr", "/usr/local"}
+"""Where the system's own Python is, among everything else."""
+
+
 def _program_places() -> list[str]:
     """Where the daemon's own program is: a caller who may write there may do everything."""
     packages = [os.path.dirname(os.path.abspath(module)) for module in (guest.__file__, vsrpc.__file__)]
     script = [os.path.abspath(sys.argv[0])] if os.path.isfile(sys.argv[0]) else []
-    return packages + script + ([sys.prefix] if sys.prefix != sys.base_prefix else [])
+    return packages + script + list({sys.prefix, sys.base_prefix} - _SYSTEM)
 
 
 def _module_places() -> list[str]:
-    """Directories that modules were loaded from: what is written there could be loaded when the daemon starts again.
+    """Directories that modules are loaded from: what is written there could be loaded when the daemon starts again.
 
     The current directory is only one of them if the daemon's modules lie in it.
     """
@@ -63,4 +67,9 @@ def _module_places() -> list[str]:
     modules = [module for module in list(sys.modules.values()) if module is not main]  # a script's directory is no such
     files = [file for file in (getattr(module, "__file__", None) for module in modules) if isinstance(file, str)]
     entries = [os.path.abspath(entry) for entry in sys.path]
-    return [entry for entry in entries if entry != "/" and any(file.startswith(entry + "/") for file in files)]
+    here = os.getcwd()
+    return [
+        entry
+        for entry in entries
+        if entry != "/" and (entry != here or any(file.startswith(entry + "/") for file in files))
+    ]

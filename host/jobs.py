@@ -87,7 +87,7 @@ class RemoteJob:
     @classmethod
     def start(cls, calls: Calls, fields: Mapping[str, Any], timeout: float | None = None) -> tuple[RemoteJob, Info]:
         """Start a job, and what is known of it then. Raises RPCError."""
-        info = calls.reply("Job", "Start", fields, timeout).data["job"]
+        info = _job_of(calls.reply("Job", "Start", fields, timeout))
         return cls(calls, info["job_id"]), info
 
     def follow(self, sink: Sink) -> Info:
@@ -100,10 +100,12 @@ class RemoteJob:
             while True:
                 reply = self._again(self._pending, lambda: self._read(_READ_WAIT))
                 outputs = self._take(reply)
-                info: Info = reply.data["job"]
+                info = _job_of(reply)
                 over = info["output_ended"] and all(
                     self._offsets[name] >= info[f"{name}_size"] for name in self._offsets
                 )
+                if info["output_ended"] and not over and not outputs:
+                    raise failure("PROTOCOL_ERROR", f"the guest has no more of job {self.id}, and says that there is")
                 if not over:
                     self._pending = self._read(_READ_WAIT)  # on its way while the sink takes this
                 for output in outputs:
@@ -130,8 +132,7 @@ class RemoteJob:
             for output in outputs:
                 sink(output)
             if not any(len(output.content) for output in outputs):
-                info: Info = reply.data["job"]
-                return info
+                return _job_of(reply)
 
     def skip_to(self, info: Info) -> None:
         """Leave out what it wrote before."""
@@ -167,8 +168,7 @@ class RemoteJob:
     def info(self, wait: float = 0.0) -> Info:
         """What is known of it, after waiting so many seconds for its end. Raises RPCError."""
         fields = {"job_id": self.id, "wait": wait}
-        info: Info = self._calls.reply("Job", "Wait", fields, wait + _ANSWER_TIME).data["job"]
-        return info
+        return _job_of(self._calls.reply("Job", "Wait", fields, wait + _ANSWER_TIME))
 
     def forget(self, kill: bool = False) -> None:
         """Drop it and its output. Raises RPCError."""
@@ -189,6 +189,10 @@ class RemoteJob:
         for name, content in (("stdout", _stdout(reply)), ("stderr", _text(reply.data, "stderr"))):
             begin = int(reply.data[f"{name}_offset"])
             lost = begin - self._offsets[name]
+            if lost < 0:
+                raise failure(
+                    "PROTOCOL_ERROR", f"the guest gave {name} from {begin} on, not from {self._offsets[name]}"
+                )
             if len(content) or lost:
                 outputs.append(Output(name, content, lost))
             self._offsets[name] = begin + len(content)
@@ -234,6 +238,13 @@ class RemoteJob:
                 self._calls.reply("Job", "Read", fields)
             except RPCError:
                 pass  # the one who follows will notice
+
+
+def _job_of(reply: Reply) -> Info:
+    info = reply.data.get("job")
+    if not isinstance(info, dict) or not info.get("job_id"):
+        raise failure("PROTOCOL_ERROR", "the reply says nothing of a job; is it a vsrpc guest of this version?")
+    return info
 
 
 def _stdout(reply: Reply) -> Buffer:

@@ -65,6 +65,7 @@ read_arguments() {
     config=$etc/guest.yaml
     launcher=$root/usr/local/bin/vsrpc-guest
     unit=$root/etc/systemd/system/vsrpc-guest.service
+    jobs_unit=$root/etc/systemd/system/vsrpc-jobs.service
     rule=$root/etc/udev/rules.d/60-vsrpc.rules
 }
 
@@ -78,7 +79,8 @@ inside() { echo "${1#"$root"}"; }
 
 uninstall() {
     if live_systemd && [ -e "$unit" ]; then systemctl stop vsrpc-guest.service; fi
-    rm -rf "$opt" "$launcher" "$unit" "$rule" "$root/var/lib/vsrpc-guest"
+    if live_systemd && [ -e "$jobs_unit" ]; then systemctl stop vsrpc-jobs.service; fi
+    rm -rf "$opt" "$launcher" "$unit" "$jobs_unit" "$rule" "$root/var/lib/vsrpc-guest"
     if live_systemd; then systemctl daemon-reload && udevadm control --reload; fi
     echo "vsrpc guest daemon removed; $etc is kept"
 }
@@ -235,7 +237,7 @@ activate() {
     old=$(readlink "$opt/current" || true)
     saved=$opt/.old.$$
     mkdir "$saved"
-    for file in "$launcher" "$unit" "$rule"; do
+    for file in "$launcher" "$unit" "$jobs_unit" "$rule"; do
         mkdir -p "${file%/*}"
         if [ -e "$file" ] || [ -L "$file" ]; then cp -P "$file" "$saved"; fi
     done
@@ -249,6 +251,7 @@ activate() {
     sync # before the switch: after a crash the link must not lead to empty files
     point_to "releases/$id"
     cp "$release/guest/systemd/vsrpc-guest.service" "$unit"
+    cp "$release/guest/systemd/vsrpc-jobs.service" "$jobs_unit"
     cp "$release/guest/systemd/60-vsrpc.rules" "$rule"
     ln -s /opt/vsrpc/current/bin/vsrpc-guest "$launcher.$$"
     mv -T "$launcher.$$" "$launcher"
@@ -256,7 +259,7 @@ activate() {
 }
 
 roll_back() {
-    for file in "$launcher" "$unit" "$rule"; do
+    for file in "$launcher" "$unit" "$jobs_unit" "$rule"; do
         rm -f "$file"
         kept=$saved/${file##*/}
         if [ -e "$kept" ] || [ -L "$kept" ]; then mv "$kept" "$file"; fi

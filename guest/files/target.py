@@ -29,6 +29,8 @@ from vsrpc.wire import Buffer
 if TYPE_CHECKING:
     from vsrpc.v1.file_pb2 import InitUploadRequest, UploadRequest
 
+_SET_ID = stat.S_ISUID | stat.S_ISGID  # whoever runs it would be the daemon's user
+
 _MODE = re.compile(r"0{0,2}[0-7]{1,4}\Z")
 _KEEP = -1  # chown(2): leave as it is
 _NO_ID = 2**32 - 1  # what chown(2) sees as -1
@@ -53,6 +55,11 @@ class TargetSpec:
         if request.mode and not _MODE.match(request.mode):
             message = f'mode {request.mode!r} is not octal permission bits: give 0 to 7777, for example "0644"'
             raise error("INVALID_PARAMS", message, field="mode")
+        if int(request.mode or "0", 8) & _SET_ID:
+            message = (
+                f"mode {request.mode}: no file is written with set-user-ID or set-group-ID bits; set them in the guest"
+            )
+            raise error("PERMISSION_DENIED", message, field="mode", rule="set-ID bits")
         return cls(
             path=request.path,
             mode=int(request.mode or "0644", 8),

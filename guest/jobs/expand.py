@@ -11,15 +11,35 @@ import os
 import re
 from typing import Mapping, Sequence
 
-from guest.policy.commands_syntax import GLOB_CHARACTERS, CommandSyntaxError, SimpleCommand, Text, Variable, Word
+from guest.policy.commands_syntax import (
+    GLOB_CHARACTERS,
+    CommandSyntaxError,
+    SimpleCommand,
+    Text,
+    Variable,
+    Word,
+)
 from guest.policy.judge import PathJudge
 from vsrpc.errors import RpcError
 
 MAX_MATCHES = 16_384
 """Arguments that the globs of one command may become: more do not fit into 2 MiB of arguments (execve(2)) anyway."""
 
+MAX_WORD = 128 * 1024
+"""Characters of one argument: what Linux takes (MAX_ARG_STRLEN, fs/exec.c)."""
+
+MAX_ARGUMENTS = 2 * 1024 * 1024
+"""Characters of all arguments of a command: what execve(2) takes, a quarter of a stack of 8 MiB."""
+
+_MAX_COMPONENT = 1024  # characters of a pattern between two slashes: a file's name has 255 bytes (linux/limits.h)
+
 Characters = Sequence["tuple[str, bool]"]
 """Characters, each with whether it is quoted."""
+
+
+def too_long(what_has: str, limit: int) -> CommandSyntaxError:
+    """The error for what variables and globs, which can be short, have made long."""
+    return CommandSyntaxError(f"{what_has} more than {limit} characters once variables and globs are filled in")
 
 
 class Expander:
@@ -32,7 +52,10 @@ class Expander:
     def arguments(self, command: SimpleCommand) -> list[str]:
         """The argument vector of a command; raises RpcError for a directory that may not be looked into."""
         arguments: list[str] = []
+        size = 0
         for word in command.words:
+            self._judge.go_on()
+            known = len(arguments)
             text = self.text(word)
             if not arguments and word.has_glob:
                 raise CommandSyntaxError(f"a glob cannot name the program (column {word.column}): write its name")
@@ -42,6 +65,9 @@ class Expander:
                 arguments.append(text)
             if len(arguments) > MAX_MATCHES:
                 raise CommandSyntaxError(f"the globs of '{arguments[0]}' match more than {MAX_MATCHES} files")
+            size += sum(map(len, arguments[known:]))
+            if size > MAX_ARGUMENTS:
+                raise too_long(f"the arguments of '{arguments[0][:64]}' have", MAX_ARGUMENTS)
         if not arguments:
             raise CommandSyntaxError(
                 f"the command is empty (column {command.words[0].column}): its variables are not set"
@@ -50,16 +76,24 @@ class Expander:
 
     def text(self, word: Word) -> str:
         """The word's characters without globbing."""
-        return "".join(character for character, _ in self._characters(word))
+        return "".join(text for text, _ in self._pieces(word))
 
     def _characters(self, word: Word) -> list[tuple[str, bool]]:
-        characters: list[tuple[str, bool]] = []
+        return [(character, quoted) for text, quoted in self._pieces(word) for character in text]
+
+    def _pieces(self, word: Word) -> list[tuple[str, bool]]:
+        """What the parts stand for, each with whether it is quoted. Names can be short and their values long."""
+        pieces: list[tuple[str, bool]] = []
+        room = MAX_WORD
         for part in word.parts:
             if isinstance(part, Variable):
-                characters += [(character, True) for character in self._environment.get(part.name, "")]
+                pieces.append((self._environment.get(part.name, ""), True))
             else:
-                characters += [(character, part.quoted) for character in part.text]
-        return characters
+                pieces.append((part.text, part.quoted))
+            room -= len(pieces[-1][0])
+            if room < 0:
+                raise too_long(f"the word at column {word.column} has", MAX_WORD)
+        return pieces
 
     def _glob(self, pattern: Characters) -> list[str]:
         """The paths that match, in the order of their bytes; none when nothing matches."""
@@ -124,20 +158,27 @@ class _Matcher:
 
     def __init__(self, component: Characters) -> None:
         self.hidden = component[0][0] == "."
+        if len(component) > _MAX_COMPONENT:
+            raise CommandSyntaxError(
+                f"a glob has more than {_MAX_COMPONENT} characters between two slashes: quote it to mean just these"
+            )
         # What stands between the asterisks; each piece matches a fixed number of characters.
         pieces: list[list[str]] = [[]]
         at = 0
+        brackets = True  # until one is never closed: then none after it is
         while at < len(component):
             character, quoted = component[at]
             at += 1
-            if quoted or character not in GLOB_CHARACTERS:
+            if quoted or character not in GLOB_CHARACTERS or (character == "[" and not brackets):
                 pieces[-1].append(re.escape(character))
             elif character == "*":
                 pieces.append([])
             elif character == "?":
                 pieces[-1].append(".")
             else:
+                start = at
                 text, at = _bracket(component, at)
+                brackets = at > start
                 pieces[-1].append(text)
         self._pieces = [re.compile("".join(piece), re.DOTALL) for piece in pieces]
         self._tail = len(pieces[-1])

@@ -88,6 +88,7 @@ class Stage:
 
     argv: Sequence[str]
     program: str
+    environment: Mapping[str, str]
     redirections: tuple[OpenFile | Copy, ...] = ()
     makes_session: bool = False
     """Whether the program makes a session for itself, as setsid(1) does."""
@@ -193,7 +194,6 @@ class Job:
 
     def __init__(
         self,
-        environment: Mapping[str, str],
         directory: str,
         deadline: Deadline,
         stdout: Output,
@@ -204,7 +204,6 @@ class Job:
     ) -> None:
         """`on_start` is called once, before the first process."""
         self._on_start: Callable[[], None] | None = on_start
-        self._environment = environment
         self._directory = directory
         self._deadline = deadline
         self._user = user
@@ -254,7 +253,7 @@ class Job:
         """
         tree = ProcessTree(self._wake)
         try:
-            self._check()
+            self.check()
             if self._on_start is not None:
                 self._on_start()
                 self._on_start = None
@@ -269,7 +268,7 @@ class Job:
             while not tree.ended:
                 self._poll(self._deadline, tree)
                 if not tree.ended:
-                    self._check(tree)
+                    self.check(tree)
         finally:
             with self._lock:
                 self._tree = None
@@ -287,16 +286,10 @@ class Job:
             output.close_writer()
             output.read(limit=_PIPE_MAX)
 
-    def close_input(self) -> None:
+    def close(self) -> None:
         """Let go of all but the outputs."""
         self._wake.close()
         self._stdin.close()
-
-    def close(self) -> None:
-        """Let go of everything."""
-        self.close_input()
-        self.stdout.close()
-        self.stderr.close()
 
     def _start(
         self, tree: ProcessTree, stages: Sequence[Stage | FailedStage], strict: bool
@@ -338,7 +331,7 @@ class Job:
             return tree.spawn(
                 stage.argv,
                 stage.program,
-                self._environment,
+                stage.environment,
                 self._directory,
                 (stdin, stdout, stderr),
                 self._user,
@@ -376,8 +369,8 @@ class Job:
         self.stderr.read()
         self._stdin.feed()
 
-    def _check(self, tree: ProcessTree | None = None) -> None:
-        """Raise when the job must not go on; what runs is killed first."""
+    def check(self, tree: ProcessTree | None = None) -> None:
+        """Raise JobTimeout, JobCancelled or JobSignalled when the job must not go on; what runs is killed first."""
         if not tree and self._pending:
             raise JobSignalled(_status(-self._pending))
         if not self._cancelled and not self._deadline.expired:

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass
-from typing import Callable, Mapping
+from typing import Callable
 
 from guest.errors import error
 from guest.jobs.feed import InputFeed
@@ -40,7 +40,6 @@ class Spec:
     run: Callable[[Job], Status]
     shown: str
     """The command, for people."""
-    environment: Mapping[str, str]
     directory: str
     user: str
     log_size: int
@@ -170,7 +169,6 @@ class LiveJob:
                 stdin.close()
                 stdin = self.feed = InputFeed(self.changed)
         return Job(
-            spec.environment,
             spec.directory,
             Deadline(spec.timeout),
             self.stdout,
@@ -232,7 +230,7 @@ class LiveJob:
     def _end(self, status: Status, failure: RpcError | None) -> None:
         self.stdout.close_reader()
         self.stderr.close_reader()
-        self._job.close_input()
+        self._job.close()
         with self.changed:
             if self._leader >= 0:
                 os.close(self._leader)

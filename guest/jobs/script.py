@@ -10,11 +10,11 @@ import os
 from typing import Callable, Mapping, NamedTuple, Protocol, Sequence
 
 from guest.jobs import redirect
-from guest.jobs.expand import Expander
+from guest.jobs.expand import MAX_ARGUMENTS, Expander, too_long
 from guest.jobs.job import CANNOT_EXECUTE, NOT_FOUND, Copy, FailedStage, OpenFile, Stage, Status
 from guest.policy.commands import CommandPolicy
 from guest.policy.commands_syntax import CommandLine, Condition, Duplication, SimpleCommand, Word
-from guest.policy.judge import PathJudge
+from guest.policy.judge import PathJudge, always
 from vsrpc.errors import RpcError
 
 _EXIT_CODES = {"CMD_NOT_FOUND": NOT_FOUND, "CMD_EXEC_FAILED": CANNOT_EXECUTE}
@@ -36,20 +36,23 @@ class Runner(Protocol):
 
 
 class Script:
-    """Judges and runs command lines in one environment and one directory (absolute)."""
+    """Judges and runs command lines in one environment and one directory (absolute); `go_on` as for PathJudge."""
 
     def __init__(
         self,
         policy: CommandPolicy,
         environment: Mapping[str, str],
         directory: str,
+        go_on: Callable[[], None] = always,
         adapt: Callable[[Stage], Stage] | None = None,
     ) -> None:
         """`adapt` changes how a judged command is executed."""
         self._policy = policy
         self._adapt = adapt
+        self._environment = environment
         self._directory = directory
-        self._expander = Expander(environment, PathJudge(policy.paths, directory))
+        self._go_on = go_on
+        self._expander = Expander(environment, PathJudge(policy.paths, directory, go_on))
 
     def run(self, line: CommandLine, runner: Runner) -> Status:
         """Run the line; the status is that of the pipeline that ran last.
@@ -75,13 +78,20 @@ class Script:
     def judge(self, line: CommandLine) -> list[Judged]:
         """Every command of the line as it would be executed now; raises RpcError as `run` does."""
         alone = len(line.commands) == 1
-        return [self._judge(command, alone) for command in line.commands]
+        judged: list[Judged] = []
+        size = 0
+        for command in line.commands:
+            judged.append(self._judge(command, alone))
+            size += sum(map(len, judged[-1].argv))
+            if size > MAX_ARGUMENTS:
+                raise too_long("the arguments of all commands have", MAX_ARGUMENTS)
+        return judged
 
     def _judge(self, command: SimpleCommand, alone: bool) -> Judged:
         argv = self._expander.arguments(command)
         program = ""
         try:
-            program = self._policy.check(argv, self._directory)
+            program = self._policy.check(argv, self._directory, self._go_on)
         except RpcError as failure:
             if alone or failure.reason not in _EXIT_CODES:
                 raise
@@ -108,11 +118,12 @@ class Script:
     def _stage(self, command: SimpleCommand, alone: bool) -> Stage | FailedStage:
         argv = self._expander.arguments(command)
         try:
-            program = self._policy.check(argv, self._directory)
+            program = self._policy.check(argv, self._directory, self._go_on)
         except RpcError as failure:
             if alone or failure.reason not in _EXIT_CODES:
                 raise
             return FailedStage(_EXIT_CODES[failure.reason], failure.details())
+        environment = self._policy.environment(argv, self._environment)
         opened: list[OpenFile | Copy] = []
         try:
             for redirection in command.redirections:
@@ -123,11 +134,11 @@ class Script:
                     file = redirect.open_file(self._policy.paths, path, redirection.mode)
                     opened.append(OpenFile(redirection.fd, file))
         except BaseException as failure:
-            Stage(argv, program, tuple(opened)).close()
+            Stage(argv, program, environment, tuple(opened)).close()
             if isinstance(failure, RpcError) and failure.reason != "PERMISSION_DENIED":
                 return FailedStage(_REDIRECTION_FAILED, failure.details())
             raise
-        stage = Stage(argv, program, tuple(opened))
+        stage = Stage(argv, program, environment, tuple(opened))
         return self._adapt(stage) if self._adapt else stage
 
     def _path(self, target: Word) -> str:

@@ -3,7 +3,7 @@
 The rule behind the rows:
 
 - Nothing runs another program, changes the system, or writes a file.
-- An operand or option of which a command reads the file's *content* (cat, grep, `date -f`, digests, `file` …) must pass
+- An operand or option of which a command reads the file's *content* (cat, grep, digests, `file` …) must pass
   the path policy for reading: with the defaults, `cat /etc/os-release` is refused as a download of it would be.
 - An operand of which only *metadata* is read (ls, stat, du, df, find, `date -r`) must pass it for metadata. `ls -R`,
   `du` and `find` are judged by where they start; below that they show names and metadata, never content.
@@ -14,7 +14,8 @@ The rule behind the rows:
 
 A command that the configuration adds and that has no row takes any arguments: who lists it, trusts it.
 To add a row, write `Row(Options(…), operand)` for a program that uses getopt, or a function for one that does not
-(arguments_special.py). Option lists are those of GNU coreutils 9.1, grep 3.8, file 5.44, iproute2 6.1, systemd 252.
+(arguments_special.py, arguments_network.py, arguments_ps.py). Option lists are those of GNU coreutils 9.1, grep 3.8,
+file 5.44, iproute2 6.1, procps 4.0, systemd 252; what they let pass does no harm with BusyBox either.
 A file could be swapped by another user of the guest between the check and the program's open(2); a caller of the daemon
 cannot do that alone, as no listed command makes links.
 """
@@ -23,7 +24,9 @@ from __future__ import annotations
 
 from typing import Mapping
 
+from guest.policy import arguments_network as network
 from guest.policy import arguments_special as special
+from guest.policy.arguments_ps import ps
 from guest.policy.arguments_rows import (
     Row,
     Rule,
@@ -32,8 +35,9 @@ from guest.policy.arguments_rows import (
     matching,
     metadata,
     metadata_if_absolute,
+    moment,
     nothing,
-    text,
+    program,
 )
 from guest.policy.getopt import Options
 
@@ -61,15 +65,18 @@ RULES: Mapping[str, Rule] = {
     "date": Row(
         Options(
             flags="uR",
-            values="dfr",
+            values="dr",
             optional="I",
             long_flags="utc universal rfc-email rfc-2822 debug resolution help version",
-            long_values="date file reference rfc-3339",
+            long_values="date reference rfc-3339",
             long_optional="iso-8601",
-            refused={"s": _SETS, "set": _SETS},
+            refused={
+                **dict.fromkeys(("s", "set"), _SETS),
+                **dict.fromkeys(("f", "file"), "its lines could name time zones, which are files; give one date by -d"),
+            },
         ),
         matching(r"\+.*", "date without '+FORMAT' sets the clock"),
-        values={"f": content, "file": content, "r": metadata, "reference": metadata},
+        values={"d": moment, "date": moment, "r": metadata, "reference": metadata},
     ),
     "df": Row(
         Options(
@@ -108,10 +115,10 @@ RULES: Mapping[str, Rule] = {
     "false": anything,
     "file": Row(
         Options(
-            flags="bchiklLnNprsSv0dE",
+            flags="bchiklLnNprsv0dE",
             values="eFP",
             long_flags="brief checking-printout keep-going dereference no-dereference mime mime-type mime-encoding "
-            "no-buffer no-pad preserve-date raw special-files no-sandbox print0 version help extension apple list "
+            "no-buffer no-pad preserve-date raw special-files print0 version help extension apple list "
             "debug",
             long_values="exclude exclude-quiet separator parameter",
             refused={
@@ -123,6 +130,7 @@ RULES: Mapping[str, Rule] = {
                 "Z": "it runs other programs",
                 "uncompress": "it runs other programs",
                 "uncompress-noreport": "it runs other programs",
+                **dict.fromkeys(("S", "no-sandbox"), "it reads files of strangers with nothing to hold it"),
             },
         ),
         content,
@@ -149,7 +157,7 @@ RULES: Mapping[str, Rule] = {
         nothing("hostname with a name sets it"),
     ),
     "id": anything,
-    "ip": special.ip,
+    "ip": network.ip,
     "journalctl": Row(
         Options(
             flags="aefhklmNqrx",
@@ -185,32 +193,13 @@ RULES: Mapping[str, Rule] = {
         metadata,
     ),
     "md5sum": _DIGEST,
-    "netstat": anything,
-    "ping": special.ping,
-    "ps": special.ps,
+    "netstat": network.netstat,
+    "ping": network.ping,
+    "ps": ps,
     "pwd": anything,
     "sha256sum": _DIGEST,
     "sleep": anything,
-    "ss": Row(
-        Options(
-            flags="hVHOnraloempibEsTZztuwxdS046",
-            values="fA",
-            long_flags="help version no-header oneline numeric resolve all listening options extended memory processes "
-            "threads info tos cgroup summary events context contexts bpf ipv4 ipv6 packet tcp mptcp sctp udp dccp raw "
-            "unix tipc vsock xdp inet-sockopt",
-            long_values="family query socket",
-            refused={
-                "K": "it closes the guest's connections",
-                "kill": "it closes the guest's connections",
-                "D": "it writes a file",
-                "diag": "it writes a file",
-                "F": "its file could not be judged; give the filter as arguments",
-                "filter": "its file could not be judged; give the filter as arguments",
-                "N": _REMOTE,
-                "net": _REMOTE,
-            },
-        ),
-    ),
+    "ss": network.ss,
     "stat": Row(
         Options(
             flags="Lft",
@@ -235,7 +224,10 @@ RULES: Mapping[str, Rule] = {
     "top": special.top,
     "true": anything,
     "uname": anything,
-    "uptime": anything,
+    "uptime": Row(
+        Options(flags="cphrsV", long_flags="container pretty help raw since version"),
+        nothing("it would read the file"),  # that of GNU coreutils
+    ),
     "wc": Row(
         Options(
             flags="clmLw",
@@ -245,7 +237,7 @@ RULES: Mapping[str, Rule] = {
         ),
         content,
     ),
-    "which": Row(Options(flags="as", long_flags="all"), text),
+    "which": Row(Options(flags="as", long_flags="all"), program),
     "whoami": anything,
 }
 """Every command of the default list has a row; a test holds that."""

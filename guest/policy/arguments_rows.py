@@ -46,6 +46,24 @@ def metadata_if_absolute(operand: str, judge: PathJudge) -> None:
         judge.metadata(operand)
 
 
+def program(operand: str, judge: PathJudge) -> None:
+    """The name of a program, or the path of one, which is looked at."""
+    if "/" in operand:
+        judge.metadata(operand)
+
+
+# parse_datetime of gnulib, in date(1) and find(1): the zone is the name of a file, any file, which is opened.
+_ZONE = re.compile(r'\s*TZ="[A-Za-z0-9<][\w+\-,:/<>]*"[^"]*')
+
+
+def moment(operand: str, judge: PathJudge) -> None:
+    """A date and time as date(1) reads it."""
+    if "TZ=" in operand and not _ZONE.fullmatch(operand):
+        raise ArgumentRefused(
+            operand, "the time zone is not a plain name, such as Europe/Paris: a file would be opened"
+        )
+
+
 def matching(pattern: str, why: str) -> Operand:
     """Text of a certain form only; `why` is said of all other."""
     compiled = re.compile(pattern, re.DOTALL)

@@ -1,15 +1,15 @@
-"""Argument rules of the programs that do not use getopt, or where several arguments must be seen together.
+"""Argument rules of find, grep, systemctl and top: several arguments must be seen together, or getopt is not used.
 
 Each rule is an `arguments_rows.Rule`; their purpose is said in arguments.py. All are allow lists.
 """
 
 from __future__ import annotations
 
-import pwd
+import os
 import re
 from typing import Sequence
 
-from guest.policy.arguments_rows import metadata, names, text
+from guest.policy.arguments_rows import metadata, moment, names, text
 from guest.policy.getopt import ArgumentRefused, Options, read
 from guest.policy.judge import PathJudge
 
@@ -32,12 +32,13 @@ _FIND_VALUE = {
         names(
             "-maxdepth -mindepth -regextype -amin -atime -cmin -ctime -mmin -mtime -fstype -gid -group -ilname -iname "
             "-inum -ipath -iregex -iwholename -links -lname -name -path -perm -regex -size -type -uid -used -user "
-            "-wholename -xtype -context -printf -newerat -newerBt -newerct -newermt"
+            "-wholename -xtype -context -printf"
         ),
         text,
     ),
     **dict.fromkeys(["-anewer", "-cnewer", "-newer", "-samefile"], metadata),
     **dict.fromkeys([f"-newer{x}{y}" for x in "aBcm" for y in "aBcm"], metadata),
+    **dict.fromkeys([f"-newer{x}t" for x in "aBcm"], moment),
 }
 
 
@@ -89,129 +90,6 @@ def grep(arguments: Sequence[str], judge: PathJudge) -> None:
             judge.read_tree(file) if recursive else judge.read(file)
 
 
-# ip(8) takes any beginning of a word, and which word that is depends on the order in its sources: only
-# beginnings that have meant one thing in every version are listed.
-_IP_FLAGS = names(
-    "-4 -6 -0 -B -M -s -stats -statistics -d -details -h -human -human-readable -iec -o -oneline -r -resolve -t "
-    "-timestamp -ts -tshort -j -json -p -pretty -c -color -br -brief -N -Numeric -V -Version -help"
-)
-_IP_OBJECTS = names(
-    "a addr address addrlabel l li link maddr maddress mroute n neigh neighbor neighbour netconf netns nexthop ntable "
-    "r ro route ru rule stats tcp_metrics tunnel vrf help"
-)
-_IP_VERBS = names("show sh list ls lst get help")
-_IP_SHORT_SHOW = names("a addr address r ro route n neigh neighbor neighbour")  # `ip link s` is `set`
-_IP_WORD = re.compile(r"[\w.:@%+-]+|[0-9A-Fa-f.:]+/[0-9]+")
-
-
-def ip(arguments: Sequence[str], judge: PathJudge) -> None:
-    """Objects that hold no secrets may be listed, in this network namespace."""
-    pending = list(reversed(arguments))
-    while pending and pending[-1].startswith("-"):
-        option = pending.pop()
-        option = option[1:] if option.startswith("--") else option
-        if option in ("-f", "-family") and pending:
-            pending.pop()
-        elif option.partition("=")[0] not in _IP_FLAGS:
-            raise ArgumentRefused(option, "the option is not one that is known to be safe")
-    if not pending:
-        return
-    kind = pending.pop()
-    if kind not in _IP_OBJECTS:
-        raise ArgumentRefused(kind, "ip's object is not one that may be listed (address, link, route, rule, neigh …)")
-    if pending:
-        verb = pending.pop()
-        if verb not in _IP_VERBS and not (verb == "s" and kind in _IP_SHORT_SHOW):
-            raise ArgumentRefused(f"{kind} {verb}", "ip may only show, list and get here")
-    for word in pending:
-        if not _IP_WORD.fullmatch(word):
-            raise ArgumentRefused(word, "not a name, a number or an address")
-
-
-_PING = Options(
-    flags="346aBDhLnOqRUvVrbHCd",
-    values="cIiMmQSsTtWwpeFN",
-    refused={"f": "it floods the network", "A": "it floods the network", "l": "it floods the network"},
-)
-_PING_INTERVAL = 0.2  # seconds: the least that ping grants users who are not root
-
-
-def ping(arguments: Sequence[str], judge: PathJudge) -> None:
-    """As a user who is not root may ping. It ends by -c, -w or the command's timeout."""
-    for name, value in read(arguments, _PING).options:
-        if name == "i":
-            try:
-                allowed = float(value or "") >= _PING_INTERVAL
-            except ValueError:
-                allowed = False
-            if not allowed:
-                raise ArgumentRefused(f"-i {value}", f"the interval must be a number of at least {_PING_INTERVAL}")
-
-
-# ps(1): when the arguments make no sense as UNIX options, procps reads all of them again as BSD ones, in which `e`
-# shows every process's environment, secrets included. So `-e` may only stand beside what always makes sense.
-_PS_LONG = names(
-    "--sort --format --forest --headers --no-headers --cols --columns --width --rows --lines --deselect --info --help "
-    "--version --cumulative"
-)
-_PS_LONG_VALUES = names("--sort --format --cols --columns --width --rows --lines")
-_PS_UNIX = re.compile(r"-(?=.)([AadefFjlLTMyZcHVwNm]*)([oOCuUpqg]?)", re.DOTALL)
-_PS_BSD = re.compile(r"-?[aAuxwfljvmTShHLrcnXZ]+[oOk]?")
-_PS_MIXED = frozenset("AadfFlLjoOwH")
-_PS_FORMAT = re.compile(r"[\w%,:=+.-]+")
-_PS_NUMBERS = re.compile(r"[0-9]+(,[0-9]+)*")
-_ENVIRONMENT = "ps could show the environment of processes"
-
-
-def ps(arguments: Sequence[str], judge: PathJudge) -> None:
-    """Everything but the environment of processes."""
-    pending = list(reversed(arguments))
-    unix = ""
-    bsd = ""
-    while pending:
-        argument = pending.pop()
-        option = ""
-        match = _PS_UNIX.match(argument)
-        if argument.startswith("--"):
-            name, equals, _ = argument.partition("=")
-            if name not in _PS_LONG:
-                raise ArgumentRefused(name, "the option is not one that is known to be safe (write it in full)")
-            option = "o" if name in _PS_LONG_VALUES and not equals else ""
-        elif _PS_BSD.fullmatch(argument) and (argument[0] != "-" or "x" in argument):
-            bsd += argument
-            option = "o" if argument[-1] in "oOk" else ""
-        elif match and (match.end() == len(argument) or match.group(2)):
-            unix += match.group(1) + match.group(2)
-            option = match.group(2)
-            if option and match.end() < len(argument):
-                pending.append(argument[match.end() :])
-        elif not _PS_NUMBERS.fullmatch(argument):
-            raise ArgumentRefused(argument, f"{_ENVIRONMENT} (use, for example, ps -ef, ps aux, ps -eo pid,args)")
-        if option and pending:
-            _check_ps_value(option, pending.pop())
-    if bsd and not _PS_MIXED.issuperset(unix):
-        raise ArgumentRefused(bsd, f"{_ENVIRONMENT}: with BSD options ({bsd}), of UNIX options only -o is taken")
-
-
-def _check_ps_value(option: str, value: str) -> None:
-    if option in "oO":
-        allowed = bool(_PS_FORMAT.fullmatch(value))
-    elif option in "uU":
-        allowed = all(name.isdigit() or _is_user(name) for name in value.split(","))
-    else:
-        allowed = option == "C" or bool(_PS_NUMBERS.fullmatch(value))
-    if not allowed:
-        raise ArgumentRefused(f"-{option} {value}", "no such user, number or format")
-
-
-def _is_user(name: str) -> bool:
-    try:
-        pwd.getpwnam(name)
-    except KeyError:
-        return False
-    return True
-
-
 _SYSTEMCTL = Options(
     flags="alqrhT",
     values="tpPno",
@@ -228,6 +106,9 @@ _SYSTEMCTL_VERBS = names(
     "list-sockets list-timers list-paths list-automounts list-jobs list-dependencies"
 )
 
+_INIT_SCRIPTS = ("/etc/init.d", "/etc/rc.d/init.d")
+_UNITS = tuple(f"{place}/systemd/system" for place in ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib"))
+
 
 def systemctl(arguments: Sequence[str], judge: PathJudge) -> None:
     """Queries only; changes go through ServiceManager."""
@@ -238,6 +119,15 @@ def systemctl(arguments: Sequence[str], judge: PathJudge) -> None:
     for unit in operands[1:]:
         if "/" in unit:
             raise ArgumentRefused(unit, "name the unit, not a path")
+        if operands[0] == "is-enabled" and _is_only_script(re.sub(r"\.service\Z", "", unit)):
+            raise ArgumentRefused(f"is-enabled {unit}", "systemctl runs systemd-sysv-install to tell of an init script")
+
+
+def _is_only_script(name: str) -> bool:
+    """Whether there is an init script of that name and no unit that would be looked at instead."""
+    if not any(os.path.exists(f"{directory}/{name}") for directory in _INIT_SCRIPTS):
+        return False
+    return not any(os.path.exists(f"{directory}/{name}.service") for directory in _UNITS)
 
 
 _TOP = Options(
@@ -252,7 +142,7 @@ _TOP = Options(
 
 
 def top(arguments: Sequence[str], judge: PathJudge) -> None:
-    """Batch mode only: there is no terminal."""
+    """Batch mode only: on a terminal it takes commands, such as to kill."""
     given = read(arguments, _TOP)
     if not given.has("b", "batch-mode", "O", "list-fields", "h", "help", "v", "V", "version"):
-        raise ArgumentRefused("without -b", "there is no terminal; use top -b -n 1")
+        raise ArgumentRefused("without -b", "on a terminal it takes commands; use top -b -n 1")

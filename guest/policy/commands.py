@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Iterable, Sequence
+from typing import Callable, Iterable, Mapping, Sequence
 
 from guest.errors import error
 from guest.os_errors import printable
 from guest.policy.arguments import RULES
-from guest.policy.environment import SAFE_PATH
+from guest.policy.environment import SAFE_PATH, harmless_environment
 from guest.policy.getopt import ArgumentRefused
-from guest.policy.judge import PathJudge, PathRules
+from guest.policy.judge import PathJudge, PathRules, always
 from vsrpc.errors import RpcError
 
 DEFAULT_COMMANDS = frozenset(RULES)
@@ -48,8 +48,8 @@ class CommandPolicy:
         """Whether an allow list is in force. If not, command lines are run by a shell."""
         return self._allowed is not None
 
-    def check(self, argv: Sequence[str], directory: str) -> str:
-        """The path of the program to execute for `argv` in the directory (absolute).
+    def check(self, argv: Sequence[str], directory: str, go_on: Callable[[], None] = always) -> str:
+        """The path of the program to execute for `argv` in the directory (absolute); `go_on` as for PathJudge.
 
         Raises RpcError: PERMISSION_DENIED for a program, an argument or a path that is not allowed; CMD_NOT_FOUND,
         CMD_EXEC_FAILED.
@@ -61,10 +61,20 @@ class CommandPolicy:
         rule = RULES.get(name)
         if rule:
             try:
-                rule(argv[1:], PathJudge(self.paths, directory))
+                rule(argv[1:], PathJudge(self.paths, directory, go_on))
             except ArgumentRefused as refusal:
                 raise refused(f"{name} {refusal.argument}", refusal.why, f"arguments of {name}") from None
         return program
+
+    def environment(self, argv: Sequence[str], environment: Mapping[str, str]) -> Mapping[str, str]:
+        """What of the environment (command_environment's) the command gets, which `check` has let pass."""
+        name = os.path.basename(argv[0])
+        # env reads no variable, it shows them.
+        return (
+            environment
+            if self._allowed is None or name not in RULES or name == "env"
+            else harmless_environment(environment)
+        )
 
     def _listed_name(self, program: str) -> str:
         assert self._allowed is not None

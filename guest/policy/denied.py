@@ -44,6 +44,15 @@ _DENIED = (
 )
 """Patterns of whole real paths, each with all below it, and what they protect."""
 
+_WRITE_DENIED_RE = re.compile(
+    r".*/(?:\.ssh(?:/.*)?"  # authorized_keys, rc, environment (sshd(8))
+    r"|\.(?:profile|bash_(?:profile|login|logout)|bashrc|zshenv|zprofile|zshrc|zlogin|zlogout|kshrc|cshrc|tcshrc|login"
+    r"|logout|inputrc|pam_environment|forward|rhosts|shosts)"
+    r"|\.config/(?:systemd|autostart|environment\.d|fish)(?:/.*)?|\.local/share/systemd(?:/.*)?)\Z",
+    re.DOTALL,
+)
+"""Files of users that say who may log in, or what runs when they do: their content may be read, not written."""
+
 _DENIED_RE = tuple((re.compile(f"(?:{pattern})(?:/.*)?\\Z", re.DOTALL), why) for pattern, why in _DENIED)
 
 # Most paths are on no list: one look tells.
@@ -116,6 +125,11 @@ class DenyList:
                 rule = f"security.denied_paths: {entry}"
                 raise refusal(path, real, f"refused always by {rule} in the guest's configuration", rule)
         return spots
+
+
+def why_write_denied(real: str) -> str:
+    """What the deny list for writing protects at a real path; empty when it is not on the list."""
+    return "who may log in, and what runs then" if _WRITE_DENIED_RE.match(real) else ""
 
 
 def why_path_denied(real: str) -> str:

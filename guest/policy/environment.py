@@ -1,7 +1,8 @@
 """The environment of commands: a clean base, and which variables a request may add.
 
 Nothing of the daemon's own environment is passed on. While an allow list is in force a request may not set variables
-that change which program runs, which code is loaded into it, or which files it reads.
+that change which program runs, which code is loaded into it, or which files it reads. No list of those can be whole, so
+the programs whose arguments are judged, too, get only variables that are known to be harmless; others serve `$NAME`.
 """
 
 from __future__ import annotations
@@ -24,18 +25,33 @@ _REFUSED = re.compile(
     "|".join(
         (
             r"LD_.*|GLIBC_TUNABLES|MALLOC_.*|GCONV_PATH|LOCPATH|NLSPATH|GETCONF_DIR|LOCALDOMAIN|HOSTALIASES|RES_OPTIONS",
-            r"RESOLV_.*|TZDIR|TMPDIR|TMP|TEMP",  # the C library
-            r"PATH|IFS|ENV|BASH.*|SHELL|SHELLOPTS|PS[0-9]|CDPATH|PROMPT_COMMAND|ZDOTDIR|POSIXLY_CORRECT",  # shells
-            r"PYTHON.*|PERL.*|RUBY.*|NODE_.*|LUA_.*|JAVA_.*|_JAVA_.*|GIT_.*",  # interpreters
-            r".*PAGER.*|.*EDITOR|VISUAL|LESS.*|BROWSER|TERMINFO.*|TERMCAP",  # what programs start, and terminals
+            r"RESOLV_.*|TZDIR|TMPDIR|TMP|TEMP|NIS_PATH|MUSL_LOCPATH",  # the C library
+            r"OPENSSL_.*|SSL_.*|SSLKEYLOGFILE|KRB5.*|P11_KIT_.*|GNUTLS_.*|(?:A|L|M|T|UB)SAN_OPTIONS",  # other libraries
+            # Shells and other interpreters.
+            r"PATH|IFS|ENV|BASH.*|SHELL|SHELLOPTS|PS[0-9]|CDPATH|PROMPT_COMMAND|ZDOTDIR|FPATH|POSIXLY_CORRECT",
+            r"PYTHON.*|PERL.*|RUBY.*|GEM_.*|NODE_.*|LUA_.*|TCL.*|PHP.*|AWK.*|R_.*|(?:_|JDK_)?JAVA_.*|CLASSPATH|GIT_.*",
+            # What programs start, and terminals.
+            r".*PAGER.*|.*EDITOR|VISUAL|LESS.*|BROWSER|TERMINFO.*|TERMCAP",
             r"HOME|USER|LOGNAME|XDG_.*|DBUS_.*|SYSTEMD_.*|NOTIFY_SOCKET|LISTEN_.*|JOURNAL_.*|SUDO_.*",  # systemd
-            r"GREP_.*|PS_.*|LIBPROC_.*|PROCPS_.*|MAGIC|IP_LIB_DIR|TC_LIB_DIR|PROC_.*",  # listed programs
+            # Listed programs: ps (procps), ss, and which, where it is a shell script.
+            r"GREP_.*|PS_.*|CMD_ENV|UNIX95|_XPG|I_WANT_A_BROKEN_PS|LIBPROC_.*|PROCPS_.*|MAGIC|IP_LIB_DIR|TC_LIB_DIR",
+            r"PROC_.*|TCPDIAG_FILE|KSH_VERSION",
         )
     )
 )
 # Their values become part of file names in the C library and terminal libraries.
 _FILE_LIKE = re.compile(r"LANG|LANGUAGE|LC_.*|TERM|TZ")
 _FILE_LIKE_VALUE = re.compile(r"(?!.*\.\.)(?:[A-Za-z0-9<][\w+\-.,:@/<>]*)?")
+
+# Language, time zone, size of the terminal, colours, formats: of what the listed programs read, what only changes how
+# they write.
+_HARMLESS = re.compile(
+    r"LANG|LANGUAGE|LC_[A-Z]+|TZ|TERM|COLORTERM|NO_COLOR|COLUMNS|LINES|LS_COLORS|TIME_STYLE|QUOTING_STYLE|TABSIZE|"
+    r"(?:D[FU]_|LS_)?BLOCK_?SIZE"
+)
+
+NO_HOME = "/nonexistent"
+"""For programs that read configuration at home, where a caller may have put it, or make a directory for it (top)."""
 
 
 def base_environment() -> dict[str, str]:
@@ -78,6 +94,13 @@ def command_environment(requested: Mapping[str, str], restricted: bool) -> dict[
         if restricted and _FILE_LIKE.fullmatch(name) and not _FILE_LIKE_VALUE.fullmatch(value):
             raise _denied(name, f"its value {value!r} is not a plain name")
     return {**base_environment(), **requested}
+
+
+def harmless_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Of an environment that command_environment made with `restricted`, what a program of the argument table gets."""
+    base = base_environment()
+    known = {name: value for name, value in environment.items() if name in base or _HARMLESS.fullmatch(name)}
+    return {**known, "HOME": NO_HOME}
 
 
 def _denied(name: str, why: str) -> Exception:

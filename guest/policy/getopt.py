@@ -83,7 +83,11 @@ def read(arguments: Sequence[str], known: Options) -> Arguments:
 
 def _long(argument: str, known: Options, pending: list[str]) -> tuple[str, str | None]:
     name, equals, value = argument[2:].partition("=")
-    if name in known.long_flags.split() or name in known.long_optional.split():
+    if name in known.long_flags.split():
+        if equals:
+            raise ArgumentRefused(argument, f"--{name} takes no value")
+        return name, None
+    if name in known.long_optional.split():
         return name, value if equals else None
     if name in known.long_values.split():
         if equals:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Protocol
+from functools import cached_property
+from typing import Callable, Protocol
 
+from guest.errors import error
+from guest.os_errors import printable
 from guest.policy.getopt import ArgumentRefused
 from guest.policy.paths import Directory, Opened
 from vsrpc.errors import RpcError
@@ -39,12 +42,20 @@ class PathRules(Protocol):
         """Open a directory of which metadata may be read."""
 
 
-class PathJudge:
-    """The path policy as seen from one working directory (an absolute path)."""
+def always() -> None:
+    """The `go_on` of those who have all the time."""
 
-    def __init__(self, rules: PathRules, directory: str) -> None:
+
+class PathJudge:
+    """The path policy as seen from one working directory (an absolute path).
+
+    `go_on` is called before each look, of which one command can need a great many: it raises when time is up.
+    """
+
+    def __init__(self, rules: PathRules, directory: str, go_on: Callable[[], None] = always) -> None:
         self._rules = rules
         self._directory = directory
+        self.go_on = go_on
 
     def absolute(self, path: str) -> str:
         """The path from the root; not normalised, as `..` after a symbolic link means what the link leads to."""
@@ -52,13 +63,13 @@ class PathJudge:
 
     def read(self, path: str) -> None:
         """Raise RpcError unless the content of `path` may be read."""
-        path = self.absolute(path)
+        path = self._judged(path)
         if path != NULL_DEVICE:
             self._rules.check_read(path)
 
     def metadata(self, path: str) -> None:
         """Raise RpcError unless metadata of `path` and, if it is a link, of what it leads to may be read."""
-        path = self.absolute(path)
+        path = self._judged(path)
         if path == NULL_DEVICE:
             return
         self._rules.check_metadata(path)
@@ -68,7 +79,7 @@ class PathJudge:
     def names(self, directory: str) -> list[str]:
         """The names in a directory whose metadata may be read; none where there is no directory. Raises RpcError."""
         try:
-            opened = self._rules.open_directory(self.absolute(directory))
+            opened = self._rules.open_directory(self._judged(directory))
         except RpcError as failure:
             if failure.reason in ("FILE_NOT_FOUND", "WRONG_FILE_TYPE"):
                 return []
@@ -80,6 +91,42 @@ class PathJudge:
         finally:
             os.close(opened.fd)
 
+    def _judged(self, path: str) -> str:
+        """The absolute path; raises RpcError for one that the policy and a command would not understand alike.
+
+        What /proc/self/cwd and its like lead to depends on the process that asks (proc(5)).
+        """
+        self.go_on()
+        absolute = self.absolute(path)
+        on_the_way = ""
+        for name in absolute.split("/")[1:-1]:
+            on_the_way += "/" + name
+            try:
+                through = os.stat(on_the_way).st_dev in self._processes
+            except OSError:  # nothing is there, which is judged by its place
+                break
+            if through:
+                raise error(
+                    "PERMISSION_DENIED",
+                    f"Path not in allowed list: {printable(absolute)} (it leads through /proc, where names depend on "
+                    "the process: refused always; write the path that is meant)",
+                    path=printable(absolute),
+                    rule="paths through /proc",
+                )
+        return absolute
+
+    @cached_property
+    def _processes(self) -> frozenset[int]:
+        """The devices of /proc, which can be mounted more than once."""
+        devices = set()
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+            for line in mounts:
+                mount, _, source = line.partition(" - ")
+                if source.startswith("proc "):
+                    major, minor = mount.split(" ", 3)[2].split(":")
+                    devices.add(os.makedev(int(major), int(minor)))
+        return frozenset(devices)
+
     def read_tree(self, path: str) -> None:
         """Raise unless every regular file at or below `path` may be read. Links below are not followed."""
         self.read(path)
@@ -89,6 +136,7 @@ class PathJudge:
             if count > _MAX_TREE:
                 raise ArgumentRefused(path, f"more than {_MAX_TREE} files are below it: name a smaller directory")
             for name in names:
+                self.go_on()
                 file = os.path.join(directory, name)
                 if _is_regular(file):
                     self._rules.check_read(file)

@@ -20,7 +20,7 @@ from typing import Iterable, NamedTuple, Sequence
 
 from guest.errors import error
 from guest.os_errors import as_rpc_error, file_errors, printable
-from guest.policy.denied import KEY, OWN_FILES, DenyList, always, refusal
+from guest.policy.denied import KEY, OWN_FILES, DenyList, always, refusal, why_write_denied
 from guest.policy.resolve import kind, look, plain, reopen, where, within, world_visible
 from vsrpc.errors import RpcError
 
@@ -248,6 +248,9 @@ class PathPolicy:
             raise self._not_listed(path, real)
         if write and not place.writable:
             raise refusal(path, real, f"read only there: {place.shown}; {_SAYS}", f"{KEY}: {place.shown} (read only)")
+        why = next(filter(None, map(why_write_denied, spots)), "") if write else ""
+        if why:
+            raise always(path, real, why)
         if write and any(_replaces(spot, directory) for spot in spots for directory in self._program):
             raise always(path, real, "the daemon's program is loaded from there", OWN_FILES)
         return f"{KEY}: {place.shown}"
@@ -268,8 +271,16 @@ class PathPolicy:
 
 
 def _replaces(spot: str, directory: str) -> bool:
-    """Whether a file at a path would be in a directory, or take the place of a link on the way to it."""
-    return within(spot, directory) or within(directory, spot)
+    """Whether a file at a path would be in a directory, or take the place of a link on the way to it. Nothing takes the
+    place of a directory on the way (rename(2), EISDIR), whose kind others then tell."""
+    return within(spot, directory) or (within(directory, spot) and not _is_directory(spot))
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _not_regular(path: str) -> RpcError:

@@ -13,6 +13,11 @@ from guest.os_errors import printable
 _UNITS = "security.allowed_units"
 _ACTIONS = "security.allowed_unit_actions"
 
+_ORDINARY = frozenset(("service", "socket", "timer", "path"))
+"""Types of units that concern one service. Targets power the guest off, slices and scopes hold many services."""
+
+_SHELLS = frozenset(("debug-shell.service", "emergency.service", "rescue.service"))
+
 _INSTANCE = re.compile(r"@[^@]+\.(?=[a-z]+\Z)")
 
 
@@ -33,12 +38,17 @@ class UnitPolicy:
             message = f"Service action not allowed: {printable(action)} ({way_out})"
             raise error("PERMISSION_DENIED", message, action=action, rule=_ACTIONS)
 
-    def check_unit(self, unit: str, asked: str) -> str:
+    def check_unit(self, unit: str, asked: str, action: str) -> str:
         """The rule that allows the unit of this full name; raises PERMISSION_DENIED.
 
-        `unit` is systemd's own name of it: an alias (`asked`) counts for nothing, as what it means may change.
+        `unit` is systemd's own name of it: an alias (`asked`) counts for nothing, as what it means may change. Where
+        all units are allowed, what stops or opens the whole guest is not changed: that must be listed.
         """
         rule = self._rule(unit)
+        if self._units is None and action != "status":
+            if unit.rpartition(".")[2] not in _ORDINARY or unit in _SHELLS:
+                message = f"Service not allowed: {asked} (it is more than a service; {_UNITS} may list {unit})"
+                raise error("PERMISSION_DENIED", message, name=unit, rule=_UNITS)
         if rule is not None:
             return rule
         alias = f"{asked} is {unit}; " if asked != unit else ""

@@ -23,6 +23,7 @@ from guest.policy.commands import CommandPolicy, lookup, refused
 from guest.policy.commands_parser import has_command, parse
 from guest.policy.commands_syntax import CommandRefused, CommandSyntaxError
 from guest.policy.environment import command_environment
+from guest.policy.judge import always
 from guest.policy.paths import Directory
 from vsrpc.errors import RpcError
 
@@ -59,10 +60,10 @@ class Command:
     """Something to run: a context manager, since its directory is open until the last process was started."""
 
     run: Callable[[Job], Status]
-    """Runs it on a job made with the environment, directory and user below."""
+    """Runs it on a job made with the directory and user below."""
     judged: Sequence[Judged]
     shown: str
-    environment: Mapping[str, str]
+    user_name: str
     directory: str
     """Leads to the open directory, also in a child process: what was judged, whatever its name means by now."""
     close: Callable[[], None]
@@ -75,9 +76,18 @@ class Command:
         self.close()
 
 
-def prepare(policy: CommandPolicy, request: Request, limits: LimitsConfig, options: Options = Options()) -> Command:
-    """Judge a request. Raises RpcError: INVALID_PARAMS, MISSING_REQUIRED, TOO_LARGE, FILE_NOT_FOUND for its directory,
-    CMD_NOT_FOUND, PERMISSION_DENIED."""
+def prepare(
+    policy: CommandPolicy,
+    request: Request,
+    limits: LimitsConfig,
+    go_on: Callable[[], None] = always,
+    options: Options = Options(),
+) -> Command:
+    """Judge a request; `go_on` is called often meanwhile, and raises when time is up.
+
+    Raises RpcError: INVALID_PARAMS, MISSING_REQUIRED, TOO_LARGE, FILE_NOT_FOUND for its directory, CMD_NOT_FOUND,
+    PERMISSION_DENIED.
+    """
     _check_one_given(request, options.login_shell)
     _check_sizes(request, limits)
     user = _user(options.user)
@@ -86,11 +96,11 @@ def prepare(policy: CommandPolicy, request: Request, limits: LimitsConfig, optio
     way = f"/proc/self/fd/{directory.fd}"
     try:
         with command_errors():
-            run, judged, shown = _judge(policy, request, environment, directory.real, user, options)
+            run, judged, shown = _judge(policy, request, environment, directory.real, user, go_on, options)
     except BaseException:
         os.close(directory.fd)
         raise
-    return Command(run, judged, shown, environment, way, lambda: os.close(directory.fd), user)
+    return Command(run, judged, shown, environment["USER"], way, lambda: os.close(directory.fd), user)
 
 
 def _judge(
@@ -99,6 +109,7 @@ def _judge(
     environment: Mapping[str, str],
     directory: str,
     user: User | None,
+    go_on: Callable[[], None],
     options: Options,
 ) -> tuple[Callable[[Job], Status], Sequence[Judged], str]:
     if request.command and policy.restricted:
@@ -106,17 +117,20 @@ def _judge(
         # Of several, none can be the one to which the terminal's keys belong.
         alone = len(line.commands) == 1
         adapt = (lambda stage: _on_terminal(stage, options)) if alone else None
-        script = Script(policy, environment, directory, adapt)
-        judged = script.judge(line)
-        return (lambda job: script.run_judged(line, job)), judged, request.command
+        judged = Script(policy, environment, directory, go_on).judge(line)
+
+        def run(job: Job) -> Status:
+            return Script(policy, environment, directory, job.check, adapt).run_judged(line, job)
+
+        return run, judged, request.command
     if options.login_shell:
         argv = [_login_shell(policy, user), "-l"]
         program = argv[0]
     else:
         # "--": a command line may begin with "-".
         argv = ["/bin/sh", "-c", "--", request.command] if request.command else list(request.argv)
-        program = policy.check(argv, directory)
-    stage = _on_terminal(Stage(argv, program), options)
+        program = policy.check(argv, directory, go_on)
+    stage = _on_terminal(Stage(argv, program, policy.environment(argv, environment)), options)
     shown = request.command or " ".join(argv)
     return (lambda job: job.run([stage], strict=True)), [Judged(argv, program)], shown
 
@@ -141,7 +155,8 @@ def _on_terminal(stage: Stage, options: Options) -> Stage:
     setsid = lookup("setsid")
     if setsid is None:
         raise error("NOT_SUPPORTED", "This guest has no setsid (util-linux), which a terminal needs", command="setsid")
-    return Stage(with_controlling_terminal(setsid, stage.program, stage.argv), setsid, stage.redirections, True)
+    argv = with_controlling_terminal(setsid, stage.program, stage.argv)
+    return Stage(argv, setsid, stage.environment, stage.redirections, makes_session=True)
 
 
 def _environment(policy: CommandPolicy, request: Request, user: User | None, terminal: str) -> dict[str, str]:

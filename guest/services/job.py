@@ -34,6 +34,7 @@ MAX_STDERR = 1024 * 1024
 """Most bytes of standard error in a reply, which stands in the message itself."""
 
 _MAX_WAIT = 3600.0
+_JUDGING_TIME = 10.0  # seconds
 _ANSWER_TIME = 0.2  # seconds kept back from a call's deadline
 
 _TERM = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}\Z")
@@ -43,7 +44,7 @@ class JobService(JobServicer):
     """Serves Job. `max_reply` is the largest reply in bytes; `stop` ends all jobs."""
 
     def __init__(self, policy: CommandPolicy, store: JobStore, max_reply: int, limits: LimitsConfig) -> None:
-        self._policy = policy
+        self.policy = policy
         self._limits = limits
         self._store = store
         self._max_content = max_reply // 2
@@ -54,8 +55,8 @@ class JobService(JobServicer):
 
     def Start(self, request: pb.JobStartRequest, context: ServicerContext) -> pb.JobStartResponse:
         """Start a command."""
-        context.notes["rule"] = self._policy.rule
-        spec = judge(self._policy, request, self._limits)
+        context.notes["rule"] = self.policy.rule
+        spec = judge(self.policy, request, self._limits)
         context.begins()
         job = self._store.start(spec)
         context.notes["job_id"] = job.id
@@ -141,13 +142,19 @@ def judge(policy: CommandPolicy, request: pb.JobStartRequest, limits: LimitsConf
     if term and not _TERM.match(term):
         raise error("INVALID_PARAMS", f"terminal.type {term[:64]!r} is not a terminal's name", field="terminal")
     _check_wait(request.wait)
-    command = prepare(policy, request, limits, Options(request.user, term, request.login_shell))
+    until = Deadline(_JUDGING_TIME)
+
+    def go_on() -> None:
+        if until.expired:
+            message = f"It takes more than {_JUDGING_TIME:g} s to judge this command: give it fewer arguments"
+            raise error("INVALID_PARAMS", message, field="command")
+
+    command = prepare(policy, request, limits, go_on, Options(request.user, term, request.login_shell))
     return Spec(
         command.run,
         command.shown,
-        command.environment,
         command.directory,
-        command.environment["USER"],
+        command.user_name,
         log_size,
         command.close,
         timeout=timeout,

@@ -77,7 +77,7 @@ class ServiceManagerService(ServiceManagerServicer):
         try:
             with context.waiting():
                 before = systemctl.show(unit)
-                context.notes["rule"] = self._policy.check_unit(before.id or unit, unit)
+                context.notes["rule"] = self._policy.check_unit(before.id or unit, unit, request.action)
                 return self._control(request, before, systemctl, context)
         except TimedOut:
             message = f"{request.action} of {unit} has not ended in time; it goes on in the guest: ask for its status"
@@ -128,7 +128,7 @@ class ServiceManagerService(ServiceManagerServicer):
                 if unit:
                     # What systemd calls it: the journal knows no aliases. One that is gone may have left messages.
                     own = systemctl.show(unit).id or unit
-                    context.notes["rule"] = self._policy.check_unit(own, unit)
+                    context.notes["rule"] = self._policy.check_unit(own, unit, "status")
                     query = dataclasses.replace(query, unit=own)
                 part = journal.read(query, room, wait)
         except TimedOut:
@@ -150,12 +150,12 @@ class ServiceManagerService(ServiceManagerServicer):
         unit = _checked(request)
         self._policy.check_action(request.action)
         if not self._running():
-            return unit, self._policy.check_unit(unit, unit)
+            return unit, self._policy.check_unit(unit, unit, request.action)
         try:
             found = Systemctl(lambda: _SHOW_LIMIT, lambda callback: True, self._directories).show(unit)
         except (TimedOut, Unusable):
-            return unit, self._policy.check_unit(unit, unit)
-        rule = self._policy.check_unit(found.id or unit, unit)
+            return unit, self._policy.check_unit(unit, unit, request.action)
+        rule = self._policy.check_unit(found.id or unit, unit, request.action)
         if not found.found:
             raise _not_found(unit)
         return found.id, rule

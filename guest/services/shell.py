@@ -16,8 +16,9 @@ from guest.jobs.capture import Capture
 from guest.jobs.job import MAX_OUTPUT, Job, JobCancelled, JobTimeout, NoInput, Status
 from guest.jobs.script import Judged
 from guest.policy.commands import CommandPolicy
-from guest.services.command import command_errors, prepare
+from guest.services.command import Command, command_errors, prepare
 from vsrpc.context import ServicerContext
+from vsrpc.deadline import Deadline
 from vsrpc.errors import RpcError, busy
 from vsrpc.v1 import shell_pb2, shell_vsrpc
 
@@ -50,32 +51,38 @@ class ShellServicer(shell_vsrpc.ShellServicer):
         timeout = _timeout(request)
         context.extend_deadline(timeout + _KILL_MARGIN)
         context.notes["rule"] = self._policy.rule
-        with self._slot(), prepare(self._policy, request, self._limits) as command, command_errors():
-            stdout, stderr = Capture(self._max_output), Capture(self._max_output)
-            deadline = context.deadline.sooner(timeout)
-            job = Job(
-                command.environment,
-                command.directory,
-                deadline,
-                stdout,
-                stderr,
-                NoInput(),
-                on_start=context.begins,
-            )
+        deadline = context.deadline.sooner(timeout)  # judging counts too
+
+        def go_on() -> None:
+            if deadline.expired:
+                raise JobTimeout
+            if not context.is_active():
+                raise JobCancelled
+
+        stdout, stderr = Capture(self._max_output), Capture(self._max_output)
+        with contextlib.closing(stdout), contextlib.closing(stderr), self._slot():
             try:
-                if not context.add_callback(job.cancel):
-                    raise JobCancelled
-                try:
-                    status = command.run(job)
-                finally:
-                    job.finish()
-                return _reply(job, status, stdout, stderr)
+                with prepare(self._policy, request, self._limits, go_on) as command, command_errors():
+                    return self._run(command, context, deadline, stdout, stderr)
             except JobTimeout:
-                raise _timed_out(job, timeout, context, stdout, stderr) from None
+                raise _timed_out(timeout, context, stdout, stderr) from None
             except JobCancelled:
                 raise error("CANCELLED", "The caller cancelled the call or left; the command was killed") from None
+
+    def _run(
+        self, command: Command, context: ServicerContext, deadline: Deadline, stdout: Capture, stderr: Capture
+    ) -> shell_pb2.ExecResponse:
+        job = Job(command.directory, deadline, stdout, stderr, NoInput(), on_start=context.begins)
+        try:
+            if not context.add_callback(job.cancel):
+                raise JobCancelled
+            try:
+                status = command.run(job)
             finally:
-                job.close()
+                job.finish()
+            return _reply(job, status, stdout, stderr)
+        finally:
+            job.close()
 
     def explain(self, request: shell_pb2.ExecRequest) -> Sequence[Judged]:
         """What Exec would execute now, command by command; raises RpcError as Exec would. Nothing is run."""
@@ -119,7 +126,7 @@ def _reply(job: Job, status: Status, stdout: Capture, stderr: Capture) -> shell_
     )
 
 
-def _timed_out(job: Job, timeout: float, context: ServicerContext, stdout: Capture, stderr: Capture) -> RpcError:
+def _timed_out(timeout: float, context: ServicerContext, stdout: Capture, stderr: Capture) -> RpcError:
     facts = {
         "timeout": f"{timeout:g}",
         "stdout": stdout.content[:_ERROR_OUTPUT].decode("utf-8", "replace"),
@@ -128,8 +135,8 @@ def _timed_out(job: Job, timeout: float, context: ServicerContext, stdout: Captu
     if context.deadline.expired:
         return error(
             "DEADLINE_EXCEEDED",
-            f"The call's deadline passed after {job.duration:.1f} s, before the command's timeout of {timeout:g} s; "
-            "the command was killed. Give the call a longer deadline than the command",
+            f"The call's deadline passed before the command's timeout of {timeout:g} s; the command was killed. Give "
+            "the call a longer deadline than the command",
             **facts,
         )
     return error(

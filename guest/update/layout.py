@@ -43,6 +43,7 @@ class Layout:
         return (
             self._at("usr/local/bin/vsrpc-guest"),
             self._at(f"etc/systemd/system/{UNIT}"),
+            self._at("etc/systemd/system/vsrpc-jobs.service"),
             self._at("etc/udev/rules.d/60-vsrpc.rules"),
         )
 

@@ -36,9 +36,9 @@ def write_bytes(stream: Any, data: bytes) -> None:
     stream.buffer.flush()
 
 
-def print_line(text: str) -> None:
+def print_line(text: str, keep: str = "") -> None:
     """A line on stdout, in UTF-8 whatever the locale; names that are no UTF-8 come out as they were given."""
-    write_bytes(sys.stdout, _encoded(printable(text)) + b"\n")
+    write_bytes(sys.stdout, _encoded(printable(text, keep)) + b"\n")
 
 
 def print_bare(text: str) -> None:

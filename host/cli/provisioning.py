@@ -38,7 +38,7 @@ def channel(args: Arguments) -> int:
         if args.raw:
             return _envelope({"channels": [asdict(each) for each in found]})
         for each in found:
-            print_line("\t".join((each.name, each.state or "-", each.socket or "-")))
+            print_line("\t".join((each.name, each.state or "-", each.socket or "-")), keep="\t")
         return exits.OK
     path = libvirt_channel.socket_of(virsh, args.domain, name)
     return _envelope({"socket": path}) if args.raw else _line(path)

@@ -37,6 +37,10 @@ PROGRAMS = (
             "no network; vsrpc-guest(8) must run in it.",
             "Options that apply to every command may stand before or after it. An option wins over the environment, "
             "that over the configuration file, that over the default.",
+            "exec streams: input, output and exit code are the command's. What it runs is a job of the guest, which "
+            "goes on when the link breaks, and also on its own (--detach); jobs, attach, logs and kill are for those. "
+            "Ctrl-C reaches the command, a second one ends it. In a terminal (shell, exec -t) a tilde and a dot at the "
+            "beginning of a line leave, and the job goes on.",
             "One client at a time has the port. Clients of vsrpc take turns, and say who has it when that takes longer "
             "than a second.",
         ),
@@ -58,9 +62,14 @@ PROGRAMS = (
         examples=(
             ("vsrpc-host -s /run/vm1-vsrpc.sock ping", "See whether the guest answers."),
             ('vsrpc-host exec "df -h | head -3"', "Run a command; output and exit code are the command's."),
+            ("vsrpc-host exec 'tar x -C /opt' < big.tar", "Give a command its input."),
+            ("vsrpc-host shell", "Open a login shell, where the guest's policy allows that."),
+            ('vsrpc-host exec --detach "sleep 3600"', "Start a job, and print its id."),
+            ("vsrpc-host logs -f JOB", "Follow what a job writes."),
             ("vsrpc-host upload big.iso /tmp/big.iso", "Copy a file to the guest."),
             ("vsrpc-host download /var/log/syslog .", "Copy a file from the guest."),
             ("vsrpc-host service nginx restart", "Restart a service of the guest."),
+            ("vsrpc-host freeze --lease 30", "Hold all writes for a snapshot; thaw ends that."),
             ("vsrpc-host doctor", "Find out why the guest does not answer."),
             ("vsrpc-host -s local: info", "Try things out on an embedded guest daemon, without a VM."),
         ),

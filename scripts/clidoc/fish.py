@@ -10,18 +10,21 @@ _HEAD = """\
 # The words so far that are neither options nor their values.
 function {function}_words
     set -l tokens (commandline -opc)
+    set -l command
     set -l skip no
     for token in $tokens[2..]
         if test $skip = yes
             set skip no
             continue
         end
-        switch $token
+        switch "$command:$token"
             case {valued}
                 set skip yes
-            case '-*'
-            case '*'
+            case {commands}
+                set command (string trim "$command $token")
                 echo $token
+            case '*'
+                string match -q -- '-*' $token; or echo $token
         end
     end
 end
@@ -44,10 +47,17 @@ complete -c {name} -f
 def script(program: Command) -> str:
     """The completion script of a program."""
     commands = list(program.walk())
-    options = [option for command in commands for option in command.options]
-    valued = sorted({name for option in options if option.value for name in option.names})
+    valued = [
+        f"'{' '.join(command.path[1:])}:{name}'"
+        for command in commands
+        for option in command.all_options
+        if option.value
+        for name in option.names
+    ]
+    below = [f"'{' '.join(command.path[1:-1])}:{command.name}'" for command in commands[1:]]
     function = "__" + program.name.replace("-", "_")
-    lines = [_HEAD.format(name=program.name, function=function, valued=" ".join(valued))]
+    head = _HEAD.format(name=program.name, function=function, valued=" ".join(valued), commands=" ".join(below) or "''")
+    lines = [head]
     for command in commands:
         path = " ".join(command.path[1:])
         begin = f"complete -c {program.name} -n '{function}_at"

@@ -7,9 +7,9 @@ is Python. Both are downloaded by pip as requirements-guest.txt pins them.
 from __future__ import annotations
 
 import hashlib
-import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from . import tree
@@ -27,14 +27,20 @@ def vendor() -> Path:
     """The directory with the guest's packages, downloaded if it is not there or the requirements changed."""
     key = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
     target = PROJECT / "build" / f"vendor-{key}"
-    if not target.is_dir():
-        stage = target.with_suffix(".new")
-        shutil.rmtree(stage, ignore_errors=True)
+    if target.is_dir():
+        return target
+    target.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as directory:
+        stage = Path(directory) / "vendor"
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
         command = [*pip, *WHEELS, f"--target={stage}", f"--requirement={REQUIREMENTS}"]
         if subprocess.run(command, check=False).returncode:
             raise DistError(f"pip could not download what {REQUIREMENTS.name} names; its message is above")
-        stage.rename(target)
+        try:
+            stage.rename(target)
+        except OSError:  # another build was faster
+            if not target.is_dir():
+                raise
     return target
 
 

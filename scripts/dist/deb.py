@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from . import bundle
 from .sources import PROJECT, DistError, epoch, guest_files, package_files, version
 from .tree import Tree, add
 
@@ -58,13 +59,11 @@ def _guest(docs: Path) -> Tree:
         add(tree, f"usr/lib/vsrpc-guest/{path}", PROJECT / path)
     private = 'sys.path.insert(0, "/usr/lib/vsrpc-guest")'
     _launcher(tree, "vsrpc-guest", "guest.__main__", " -I", f"\n{private}")
-    unit = (PROJECT / "guest/systemd/vsrpc-guest.service").read_text(encoding="utf-8")
-    if UNIT_PROGRAM not in unit:
-        raise DistError(f"guest/systemd/vsrpc-guest.service does not start {UNIT_PROGRAM}")
-    tree["usr/lib/systemd/system/vsrpc-guest.service"] = (
-        unit.replace(UNIT_PROGRAM, "/usr/bin/vsrpc-guest").encode(),
-        False,
-    )
+    for name in ("vsrpc-guest.service", "vsrpc-jobs.service"):
+        unit = (PROJECT / "guest/systemd" / name).read_text(encoding="utf-8")
+        if UNIT_PROGRAM not in unit:
+            raise DistError(f"guest/systemd/{name} does not start {UNIT_PROGRAM}")
+        tree[f"usr/lib/systemd/system/{name}"] = (unit.replace(UNIT_PROGRAM, "/usr/bin/vsrpc-guest").encode(), False)
     add(tree, "usr/lib/udev/rules.d/60-vsrpc.rules", PROJECT / "guest/systemd/60-vsrpc.rules")
     add(tree, "etc/vsrpc/guest.yaml", PROJECT / "guest/config.yaml")
     _documentation(tree, "vsrpc-guest", 8, docs)
@@ -77,6 +76,8 @@ def _host(docs: Path) -> Tree:
         add(tree, f"usr/lib/python3/dist-packages/{path}", PROJECT / path)
     for path in sorted((PROJECT / "proto").rglob("*.proto")):
         add(tree, f"usr/share/vsrpc/{path.relative_to(PROJECT)}", path)
+    archive = bundle.build(docs)  # what bootstrap and update-guest put into guests
+    add(tree, f"usr/share/vsrpc/{archive.name}", archive)
     _launcher(tree, "vsrpc-host", "host.__main__")
     _launcher(tree, "protoc-gen-vsrpc", "vsrpc.codegen.__main__")
     add(tree, "etc/vsrpc/host.yaml", PROJECT / "host/config.yaml")
@@ -91,7 +92,7 @@ def _launcher(tree: Tree, name: str, module: str, flags: str = "", path: str = "
 def _cli_docs(directory: Path) -> Path:
     """Manual pages and shell completion, made from the parsers of the command lines."""
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch())}
-    if CLI_DOCS.exists() and subprocess.run([sys.executable, str(CLI_DOCS), str(directory)], env=environment).returncode:
+    if subprocess.run([sys.executable, str(CLI_DOCS), str(directory)], env=environment).returncode:
         raise DistError(f"{CLI_DOCS.relative_to(PROJECT)} failed; its message is above")
     return directory
 
@@ -102,11 +103,10 @@ def _documentation(tree: Tree, package: str, section: int, docs: Path) -> None:
         f"completion/zsh/_{package}": f"usr/share/zsh/vendor-completions/_{package}",
         f"completion/fish/{package}.fish": f"usr/share/fish/vendor_completions.d/{package}.fish",
     }
-    if docs.exists():
-        for source, path in places.items():
-            add(tree, path, docs / source)
-        manual = (docs / f"man/{package}.{section}").read_bytes()
-        tree[f"usr/share/man/man{section}/{package}.{section}.gz"] = (_packed(manual), False)
+    for source, path in places.items():
+        add(tree, path, docs / source)
+    manual = (docs / f"man/{package}.{section}").read_bytes()
+    tree[f"usr/share/man/man{section}/{package}.{section}.gz"] = (_packed(manual), False)
     expat = (PROJECT / "LICENSE").read_text(encoding="utf-8").partition("\n\n")[2].partition("\n\n")[2]
     lines = [f" {line}" if line else " ." for line in expat.rstrip().splitlines()]
     copyright_text = (TEMPLATES / "copyright").read_text(encoding="utf-8") + "\n".join(lines) + "\n"

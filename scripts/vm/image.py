@@ -40,9 +40,11 @@ cp "$root"/bin/busybox {out}/boot/
 cp -R "$root"/usr/lib/modules {out}/boot/
 chmod -R a+rwX {out}/boot
 """
-# /proc, /sys and /dev are mounted in the chroot at this time and must not be copied.
+# At this time /proc, /sys and /dev are mounted in the chroot, and services are kept from being started in it: neither
+# may be copied.
 MKFS = """
 set -eu
+rm -f "$1/usr/sbin/policy-rc.d"
 awk -v d="$1/" 'index($2, d) == 1 {{ print $2 }}' /proc/mounts | sort -r | xargs -r umount -l
 exec mkfs.ext4 -q -F -L vsrpc-guest -d "$1" {out}/disk.img
 """

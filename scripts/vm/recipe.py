@@ -17,7 +17,6 @@ PACKAGES = (
     "python3",
     "python3-protobuf",
     "python3-yaml",
-    "python3-psutil",
     # the way in for tests that must not depend on vsrpc, and a peer to compare it with
     "qemu-guest-agent",
     "openssh-server",

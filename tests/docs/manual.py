@@ -24,11 +24,6 @@ def page(name: str) -> str:
     return _COMMENT.sub("", source(name))
 
 
-def comments(name: str) -> str:
-    """The comments of a page."""
-    return "\n".join(_COMMENT.findall(source(name)))
-
-
 def fences(text: str, language: str | None = None) -> list[str]:
     """The fenced code blocks of a page, of one language."""
     found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)

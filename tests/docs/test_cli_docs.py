@@ -53,16 +53,6 @@ def test_the_model_has_every_option() -> None:
     assert known == {name for command in COMMANDS for option in command.all_options for name in option.names}
 
 
-def test_options_with_a_value_have_one_in_every_command() -> None:
-    """The completion for fish skips the values of options without a look at the command."""
-    for program in PROGRAMS:
-        kinds: dict[str, bool] = {}
-        for command in read(program.parser()).walk():
-            for option in command.options:
-                for name in option.names:
-                    assert kinds.setdefault(name, option.value is not None) is (option.value is not None), name
-
-
 def test_everything_has_a_help() -> None:
     for command in COMMANDS:
         assert command.help, command.path

@@ -5,7 +5,6 @@ That the packaged configuration files show every key with its default is tested 
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import re
 from pathlib import Path
@@ -14,12 +13,13 @@ from typing import Any
 import pytest
 
 from guest.config import GuestConfig, LimitsConfig, SecurityConfig, ServerConfig
-from guest.jobs import job
+from guest.jobs import feed, job, log, store, terminal
+from guest.jobs.live import TIMED_OUT
 from guest.policy.commands import DEFAULT_COMMANDS
 from guest.services import file, shell
+from guest.services import job as job_service
 from host.cli import exits, parser
-from host.config import SOCKET_VARIABLE
-from host.transfer_options import DEFAULT_CHUNK_SIZE
+from scripts.clidoc.model import read
 from vsrpc import (
     auth,
     authenticator,
@@ -33,7 +33,15 @@ from vsrpc import (
     server_session,
 )
 from vsrpc.status import Code
-from vsrpc.v1 import error_tables, file_tables, service_tables, shell_tables, system_tables
+from vsrpc.v1 import (
+    error_tables,
+    file_tables,
+    job_tables,
+    machine_tables,
+    service_tables,
+    shell_tables,
+    system_tables,
+)
 from vsrpc.wire import Limits
 from vsrpc.wire import sync as wire_sync
 
@@ -63,7 +71,7 @@ def code_words(cell: str) -> list[str]:
 
 
 def test_routes() -> None:
-    tables = (system_tables, shell_tables, file_tables, service_tables)
+    tables = (system_tables, shell_tables, job_tables, file_tables, service_tables, machine_tables)
     expected = [
         [f"`{route.rpc_path.rpartition('.')[2].replace('/', '.')}`", f"`{route.http_method} {route.template}`"]
         for module in tables
@@ -99,6 +107,15 @@ LIMITS = {
         f"{shell._ERROR_OUTPUT // KIB} KiB of each in the facts",
     ],
     "`Exec` `timeout`": [f"{shell.DEFAULT_TIMEOUT:g} s by default, {shell.MAX_TIMEOUT / 3600:g} h at most"],
+    "jobs": [f"`limits.jobs`, {LimitsConfig.jobs} by default"],
+    "a `Job.Read`": [
+        f"{job_service.READ_SIZE // MIB} MiB of each output by default",
+        f"of stderr {job_service.MAX_STDERR // MIB} MiB at most",
+    ],
+    "`Job` `timeout`, `wait`": [
+        f"{job_service.MAX_TIMEOUT / 86400:g} days at most",
+        f"{job_service._MAX_WAIT:g} s at most",
+    ],
     "uploads in chunks": [
         f"`limits.uploads`, {LimitsConfig.uploads} by default",
         f"`limits.upload_idle`, {LimitsConfig.upload_idle / 60:g} min",
@@ -152,6 +169,13 @@ def test_limits() -> None:
         f"and {hello.MESSAGE_COST} more after each message",
         f"the 16 bytes `{wire_sync.MAGIC.hex(' ')}`",
         f"`server.max_request_size` and {server._BODY_ROOM // KIB} KiB",
+        f"{job_service.LOG_SIZE // MIB} MiB by default, {job_service.LOG_SIZES.start // KIB} KiB to "
+        f"{job_service.LOG_SIZES[-1] // MIB} MiB.",
+        f"Without a `Read` for {log._ATTENTION:g} s the log drops",
+        f"up to {job_service._MAX_WAIT:g} s, and within its deadline",
+        f"at most {feed.MAX_AHEAD // MIB} MiB ahead of the job",
+        f"a size of 0 is {terminal.DEFAULT_ROWS} rows, {terminal.DEFAULT_COLUMNS} columns",
+        f"after their end, {store.KEPT_JOBS} of them and {store.KEPT_BYTES // MIB} MiB of their output",
     ],
 )
 def test_other_constants(sentence: str) -> None:
@@ -165,76 +189,45 @@ def test_headers_that_are_no_metadata() -> None:
     assert names == {*metadata._RESERVED, *metadata._RESERVED_PREFIXES}
 
 
-# -- README.md
-
-
-def subparsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    root = parser._build()
-    (commands,) = (action for action in root._actions if isinstance(action, argparse._SubParsersAction))
-    return root, commands.choices
-
-
-def options(of: argparse.ArgumentParser) -> set[str]:
-    return {option for action in of._actions for option in action.option_strings}
-
-
-def test_options() -> None:
-    said = [word.split()[0] for option, _ in table("README.md", "| option | meaning |") for word in code_words(option)]
-    assert set(said) == options(subparsers()[0])
-    assert SOCKET_VARIABLE in dict(table("README.md", "| option | meaning |"))["`-s`, `--socket PATH`"]
-
-
-# For these --timeout is no matter of a single call.
-OWN_TIMEOUT = ("exec", "wait", "doctor")
-
-
-def test_commands() -> None:
-    root, commands = subparsers()
-    said: dict[str, list[str]] = {}
-    for names, arguments, _ in table("README.md", "| command | arguments and options | prints |"):
-        for name in code_words(names):
-            said[name] = [part for word in code_words(arguments) for part in re.split(r"[ /](?=[-A-Za-z])", word)]
-    assert list(said) == list(commands)
-    for name, words in said.items():
-        own = options(commands[name]) - (options(root) - {"--timeout"} if name in OWN_TIMEOUT else options(root))
-        assert {word for word in words if word.startswith("-")} == own, name
-
-
-@pytest.mark.parametrize(
-    ("command", "option", "default"),
-    [
-        ("exec", "`--timeout SEC`", f"{shell.DEFAULT_TIMEOUT:g}"),
-        ("wait", "`--timeout SEC`", f"{parser.WAIT_SECONDS:g}"),
-        ("doctor", "`--timeout SEC`", f"{parser.DOCTOR_SECONDS:g}"),
-        ("upload", "`--mode`", "0644"),
-        ("upload", "`--chunk-size`", f"{DEFAULT_CHUNK_SIZE // MIB}MB"),
-        ("download", "`--chunk-size`", f"{DEFAULT_CHUNK_SIZE // MIB}MB"),
-    ],
-)
-def test_defaults_of_options(command: str, option: str, default: str) -> None:
-    rows = {row[0]: row[1] for row in table("README.md", "| command | arguments and options | prints |")}
-    assert f"{option} ({default})" in rows[f"`{command}`"]
-
-
-def test_service_actions() -> None:
-    rows = {row[0]: row[1] for row in table("README.md", "| command | arguments and options | prints |")}
-    assert rows["`service`"].strip("`").split()[1].split("|") == list(parser.ACTIONS)
+# -- the command line: docs/cli.md is made from the parser, which test_cli_docs.py sees to
 
 
 def test_exit_codes() -> None:
-    codes = {value for name, value in vars(exits).items() if name.isupper() and isinstance(value, int)}
-    said = {word for row in table("README.md", "| exit code | meaning |") for word in row[0].split()}
-    assert said == {*(str(code) for code in codes - {exits.EXEC_BASE}), "`exec`"}
-    in_exec = dict(table("README.md", "| exit code | meaning |"))["`exec`"]
-    own = (exits.CONNECTION, exits.REFUSED, exits.REMOTE, exits.TIMEOUT, exits.OUTCOME_UNKNOWN)
-    assert re.findall(r"\b2\d\d\b", in_exec) == [str(exits.EXEC_BASE + code) for code in (0, *own)]
+    codes = {name: value for name, value in vars(exits).items() if name.isupper() and isinstance(value, int)}
+    own = {value for name, value in codes.items() if name not in ("EXEC_BASE", "LOST_OUTPUT")}
+    command = read(parser._build())
+    assert {int(code) for code, _ in command.codes} == own
+    # What exec, shell and attach say themselves; their own defects are 201.
+    of_exec = {str(exits.EXEC_BASE + value) for value in codes.values() if exits.LOCAL_FAULT < value < 100}
+    assert {word for word in re.findall(r"\b2\d\d\b", command.notes) if word != "200"} == of_exec
 
 
-def test_default_policy() -> None:
-    rows = {row[0]: row[1] for row in table("README.md", "| | default | key |")}
-    assert set(rows["commands"].strip("`").split()) == DEFAULT_COMMANDS
-    allowed = GuestConfig().security.allowed_paths
-    assert code_words(rows["reading and writing content"])[0].split() == [each.path for each in allowed]
+@pytest.mark.parametrize(("name", "header"), [("usage", "| exit code | meaning |"), ("zh/usage", "| 退出码 | 含义 |")])
+def test_exit_codes_of_exec(name: str, header: str) -> None:
+    notes = read(parser._build()).notes
+    said = [row[0] for row in table(f"docs/{name}.md", header)]
+    assert said == [str(TIMED_OUT), *re.findall(r"\b20[1-9]\b", notes)]
+
+
+# -- docs/security.md
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "yes"), [("security", "| | default | key |", "yes"), ("zh/security", "| | 默认 | 键 |", "是")]
+)
+def test_default_policy(name: str, header: str, yes: str) -> None:
+    security = GuestConfig().security
+    rows = [(default, code_words(key)) for _, default, key in table(f"docs/{name}.md", header)]
+    said = {key.partition("security.")[2]: default for default, keys in rows for key in keys}
+    assert set(said["allowed_commands"].strip("`").split()) == DEFAULT_COMMANDS
+    assert code_words(said["allowed_paths"])[0].split() == [each.path for each in security.allowed_paths]
+    assert security.allowed_units is None
+    operations = {f"operations.{each}": value for each, value in vars(security.operations).items()}
+    flags = {"login_shell": security.login_shell, "allow_update": security.allow_update, **operations}
+    assert {key: said[key] == yes for key in flags} == flags
+
+
+# -- README.md
 
 
 def test_make_targets() -> None:

@@ -145,14 +145,15 @@ def test_exec_passes_binary_output(any_cli: Cli, tmp_path: Path, remote: Remote)
     assert "�" in data["stdout"]
 
 
-def test_exec_tells_of_output_that_was_cut(cli: Cli, tmp_path: Path, remote: Remote) -> None:
+def test_exec_gives_all_output_and_its_json_tells_where_it_was_cut(cli: Cli, tmp_path: Path, remote: Remote) -> None:
     (tmp_path / "long").write_bytes(b"0123456789abcdef" * (1024 * 1024 // 2))
     assert cli("upload", str(tmp_path / "long"), remote("long")).code == 0
     done = cli("exec", f"cat {remote('long')}")
-    assert done.code == 0
-    assert done.out == (tmp_path / "long").read_bytes()[: len(done.out)]
-    assert 0 < len(done.out) < 8 * MIB
-    assert done.err == "vsrpc-host: warning: stdout was cut: the command wrote 8388608 bytes\n"
+    assert (done.code, done.err) == (0, "")
+    assert done.out == (tmp_path / "long").read_bytes()
+    data = cli("-r", "exec", f"cat {remote('long')}").json["data"]
+    assert (data["stdout_truncated"], data["stdout_size"]) == (True, 8 * MIB)
+    assert 0 < len(data["stdout"]) < 8 * MIB
 
 
 def test_upload_options(any_cli: Cli, tmp_path: Path, remote: Remote) -> None:

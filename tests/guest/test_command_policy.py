@@ -73,16 +73,26 @@ ALLOWED = """
     ps -u root -o pid=
     ps -p 1,2
     ps -C sleep
+    ps -fC sleep
+    ps -fu root
+    ps -eLf
+    ps -eT
+    ps -efH
+    ps -ef --forest
+    ps -ejH
+    ps aux k -rss
+    ps -eHo pid,args --sort=-rss
     date
     date -u +%s
     date -d @0 -R
+    date --date 'TZ="America/Los_Angeles" 09:00 next Fri'
     date -r file +%s
     hostname -f
     uname -a
     id root
     env
     env -0
-    which -a ls
+    which -a ls /bin/sh
     file -b file
     stat -c %s file
     md5sum -b file
@@ -94,10 +104,24 @@ ALLOWED = """
     ip neigh
     ip netns list
     ip route show 10.0.0.0/8
+    ip route show table vpn proto bird
+    ip -6 route get fe80::1 dev lo
+    ip link show lo
+    ip link show type bridge up
+    ip addr show lo scope host
+    ip neigh show dev lo nud reachable
+    ip rule list lookup main
     ss -tlnp
     ss -t state established
+    ss -tn dst 10.0.0.1 'sport = :22' dev lo
+    ss -tn 'dst [fe80::1%lo]:22'
     netstat -tlnp
     ping -c 3 -i 0.5 ::1
+    ping -I lo -c 1 fe80::1%lo
+    ping -I 127.0.0.1 -c 1 localhost
+    uptime -p
+    netstat -i
+    netstat -A inet -rn
     systemctl
     systemctl status sshd --no-pager
     systemctl list-units --type=service
@@ -122,6 +146,10 @@ REFUSED = """
     cat secret                       | it leads to /etc/shadow
     cat file ../../../../etc/passwd  | etc/passwd
     cat /proc/self/environ           | Path not in allowed list
+    cat /proc/self/cwd/file          | it leads through /proc
+    cat /dev/fd/../cwd/file          | it leads through /proc
+    grep -r x /proc/self/root/tmp    | it leads through /proc
+    ls /proc/thread-self/cwd/        | it leads through /proc
     head -c 5 /etc/passwd            | /etc/passwd
     tail -n 5 /etc/passwd            | /etc/passwd
     tail -5 /etc/passwd              | /etc/passwd
@@ -186,9 +214,15 @@ REFUSED = """
     date --se=tomorrow               | date --se
     date -us tomorrow                | date -s
     date 010112002030                | without '+FORMAT' sets the clock
-    date -f /etc/passwd              | /etc/passwd
-    date --file=/etc/passwd          | /etc/passwd
-    date -uf/etc/passwd              | /etc/passwd
+    date -f file                     | date -f (its lines could name time zones
+    date --file=file                 | date --file
+    date -uf/etc/passwd              | date -f
+    date -d 'TZ="/etc/shadow" 0'     | the time zone is not a plain name
+    date --date ' TZ="../x" 0'       | the time zone is not a plain name
+    date -d 'TZ="Europe/../x" 0'     | the time zone is not a plain name
+    date -d 'TZ="a" TZ="/x" 0'       | the time zone is not a plain name
+    find . -newermt 'TZ="/x" 0'      | the time zone is not a plain name
+    find . -newerat 'TZ="/x" 0'      | the time zone is not a plain name
     hostname evil                    | hostname evil
     hostname -F file                 | hostname -F
     hostname -b evil                 | hostname -b
@@ -207,12 +241,38 @@ REFUSED = """
     ip vrf exec x ls                 | ip vrf exec
     ip monitor file x                | ip monitor
     ip link show type ../../tmp/x    | ip ../../tmp/x
+    ip link help softdog             | no network interface has that name
+    ip addr show softdog             | no network interface has that name
+    ip addr show dev softdog         | no network interface has that name
+    ip addr show dev softdog:1       | no network interface has that name
+    ip addr show dev ad7280a:1       | no network interface has that name
+    ip addr show fe80::1%softdog     | no network interface has that name
+    ip addr show table softdog       | no network interface has that name
+    ip route show table x dev dummy  | no network interface has that name
+    ip vrf show dummy                | no network interface has that name
+    ip tunnel show dummy             | no network interface has that name
+    ip maddr show dummy              | no network interface has that name
     ss -K dst 1.2.3.4                | ss -K
     ss --kill                        | ss --kill
     ss -tK                           | ss -K
     ss -D x                          | ss -D
     ss -F /etc/passwd                | ss -F
     ss -N x                          | ss -N
+    ss dev softdog                   | no network interface has that name
+    ss 'dev = softdog'               | no network interface has that name
+    ss -t '(dev!=softdog)'           | no network interface has that name
+    ss dev eq softdog                | no network interface has that name
+    ss -t dst 'fe80::1%softdog'      | no network interface has that name
+    ss 'src [fe80::1%softdog]:22'    | no network interface has that name
+    netstat -i softdog               | no network interface has that name
+    netstat -I=softdog               | netstat -I
+    netstat --interfaces=softdog     | --interfaces takes no value
+    ls --all=x                       | --all takes no value
+    netstat -A /x                    | not a list of address families
+    which /root/x                    | Path not in allowed list: /root/x
+    which -a ls /proc/1/exe          | /proc/1/exe
+    uptime file                      | it would read the file
+    file -S file                     | file -S
     top                              | top without -b
     top -n 1                         | top without -b
     ps e                             | environment
@@ -223,10 +283,28 @@ REFUSED = """
     ps -e -x                         | environment
     ps -x -u axe                     | no such user
     ps -aux -C axe                   | environment
+    ps -eTH                          | -L, -T and -H together
+    ps -eT --forest                  | environment
+    ps -eLT                          | -L, -T and -H together
+    ps -ec -o args -T                | it does not take c
+    ps -e -O p                       | it does not take O
+    ps -em --deselect --forest       | it does not take --deselect
+    ps -ef 1                         | it does not take 1
+    ps -TH -C axe                    | environment
+    ps -cC axe                       | environment
+    ps -cu root                      | environment
+    ps -p 99999999999                | no such user, number or format
+    ps -ef -o args                   | it does not take f with -o
+    ps -eMo args                     | it does not take M with -o
+    ps -em                           | it does not take m
+    ps -elu root --format args       | it does not take l with -o
     ps --personality                 | ps --personality
     ping -f ::1                      | ping -f
     ping -i 0 ::1                    | ping -i 0
     ping -i nan ::1                  | ping -i nan
+    ping -I softdog ::1              | no network interface has that name
+    ping -Isoftdog ::1               | no network interface has that name
+    ping fe80::1%softdog             | no network interface has that name
     systemctl restart sshd           | ServiceManager
     systemctl poweroff               | systemctl poweroff
     systemctl edit x                 | systemctl edit
@@ -322,7 +400,7 @@ def test_variables_that_may_be_set(name: str) -> None:
 REFUSED_VARIABLES = (
     "PATH IFS ENV BASH_ENV BASH_FUNC LD_PRELOAD LD_LIBRARY_PATH PYTHONPATH PERL5OPT PAGER SYSTEMD_PAGER GIT_PAGER LESS "
     "LESSOPEN EDITOR GCONV_PATH LOCPATH GLIBC_TUNABLES HOME XDG_CONFIG_HOME PS_PERSONALITY GREP_OPTIONS MAGIC TZDIR "
-    "TERMINFO POSIXLY_CORRECT"
+    "TERMINFO POSIXLY_CORRECT CMD_ENV UNIX95 TCPDIAG_FILE KSH_VERSION OPENSSL_CONF NIS_PATH"
 )
 
 
@@ -333,6 +411,28 @@ def test_variables_that_change_what_runs(name: str) -> None:
     assert caught.value.reason == "PERMISSION_DENIED"
     assert f"Environment variable not allowed: {name}" in caught.value.details()
     assert command_environment({name: "x"}, restricted=False)[name] == "x"
+
+
+def test_a_program_of_the_table_gets_no_variable_that_is_not_known_to_be_harmless(tmp_path: Path) -> None:
+    """No list of harmful ones is whole. `env` shows all, since it reads none."""
+    probe = "#!/bin/sh\nexec env\n"
+    for name in ("which", "probe"):
+        (tmp_path / name).write_text(probe)
+        (tmp_path / name).chmod(0o755)
+    guest = Guest(str(tmp_path), allowed=[str(tmp_path / "which"), str(tmp_path / "probe"), "env", "echo"])
+    variables = {"UNHEARD_OF": "x", "TZ": "UTC", "COLUMNS": "99"}
+
+    def seen(command: str, **fields: object) -> set[str]:
+        output = guest.exec(command, env=variables, **fields).stdout.decode()
+        return {line.partition("=")[0] for line in output.splitlines()}
+
+    assert {"TZ", "COLUMNS", "PATH", "HOME"} <= seen(str(tmp_path / "which"))
+    assert "UNHEARD_OF" not in seen(str(tmp_path / "which"))
+    assert "UNHEARD_OF" not in seen("", argv=[str(tmp_path / "which")])
+    assert "UNHEARD_OF" in seen(str(tmp_path / "probe"))
+    assert "UNHEARD_OF" in seen("env")
+    assert b"HOME=/nonexistent" in guest.exec(str(tmp_path / "which")).stdout  # where a caller can put no configuration
+    assert guest.exec("echo $UNHEARD_OF", env=variables).stdout == b"x\n"
 
 
 @pytest.mark.parametrize(("name", "value"), [("TZ", "/etc/shadow"), ("TZ", ":x"), ("LANG", "../../tmp/x")])

@@ -153,11 +153,14 @@ def test_callers_cannot_touch_the_daemon_itself(tmp_path: Path) -> None:
     with daemon("--listen", f"unix:{path}", "--config", settings) as running:
         running.wait_for(r"serves unix:")
         with vsrpc.connect(f"unix:{path}") as channel:
-            for target in (settings, f"{REPOSITORY}/guest/daemon.py", f"{REPOSITORY}/vsrpc/new.py"):
+            program = [f"{REPOSITORY}/{name}" for name in ("guest/daemon.py", "vsrpc/new.py", "yaml.py")]
+            modules = [f"{place}/yaml.py" for place in sys.path if place.endswith("-packages")]
+            assert modules
+            for target in (settings, *program, *modules, f"{sys.base_prefix}/x", "/opt/vsrpc/current"):
                 with pytest.raises(vsrpc.RpcError) as caught:
                     FileStub(channel).Upload(file_pb2.UploadRequest(path=target, content=b"x"), timeout=10)
                 assert caught.value.code() is vsrpc.Code.PERMISSION_DENIED
-                assert "the daemon's own files" in caught.value.details()
+                assert "the daemon's " in caught.value.details()
         assert running.end()[0] == 0
 
 

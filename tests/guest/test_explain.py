@@ -213,7 +213,7 @@ def test_a_wrong_configuration(program: Program, arguments: list[str]) -> None:
         (
             "security: {allowed_paths: [], services: {shell: read-only}}\naudit: {enabled: false, file: /no/such/log}",
             [
-                "security.services.shell: read-only is the same as false",
+                "security.services.shell: read-only leaves only what reads of jobs",
                 "audit.enabled is false",
                 "audit.file: /no/such does not exist",
             ],

@@ -119,7 +119,7 @@ def test_only_one_of_many_wins_without_overwriting(place: Path, service: FileSer
 
 
 def test_mode_and_owner(place: Path, service: FileService) -> None:
-    for mode, expected in (("", 0o644), ("644", 0o644), ("0600", 0o600), ("04755", 0o4755), ("1777", 0o1777)):
+    for mode, expected in (("", 0o644), ("644", 0o644), ("0600", 0o600), ("1777", 0o1777)):
         upload(service, place / "f", mode=mode)
         assert stat.S_IMODE((place / "f").stat().st_mode) == expected
     me, mine = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
@@ -127,9 +127,9 @@ def test_mode_and_owner(place: Path, service: FileService) -> None:
         upload(service, place / "f", owner=owner, group=group)
         assert ((place / "f").stat().st_uid, (place / "f").stat().st_gid) == (os.geteuid(), os.getegid())
     if os.geteuid() == 0:
-        upload(service, place / "f", owner="nobody", mode="4711")
+        upload(service, place / "f", owner="nobody", mode="0711")
         status = (place / "f").stat()
-        assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (pwd.getpwnam("nobody").pw_uid, 0o4711)
+        assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (pwd.getpwnam("nobody").pw_uid, 0o711)
 
 
 def test_a_link_is_replaced_not_followed(place: Path, service: FileService) -> None:

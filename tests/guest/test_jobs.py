@@ -13,8 +13,8 @@ from typing import Any, Callable, Iterator
 import pytest
 
 import vsrpc
-from guest import keeper
-from guest.config import GuestConfig, LimitsConfig
+from guest import config, keeper
+from guest.config import LimitsConfig
 from guest.errors import ERRORS
 from guest.jobs import log
 from guest.jobs.store import JobStore
@@ -57,7 +57,9 @@ class Guest:
         self.stub = JobStub(self.channel)
 
     def start_keeper(self, idle_seconds: float = 600) -> None:
-        self._keeper = keeper.Keeper(GuestConfig(), self._policy, idle_seconds)
+        file = f"{self.directory}/guest.yaml"
+        Path(file).write_text("security: {allowed_commands: null}\n")
+        self._keeper = keeper.Keeper(config.load(file), file, idle_seconds)
         self._serve(self._keeper.serve, listener(f"unix:{self._path}"))
 
     def _serve(self, serve: Callable[[Listener], None], where: Listener) -> None:
@@ -143,7 +145,6 @@ def reason(error: RpcError) -> int:
 )
 def test_output_and_end(guest: Guest, command: str, out: bytes, err: bytes, code: int, signal: str) -> None:
     info = guest.start(command)
-    assert info.state == pb.JOB_STATE_RUNNING
     assert guest.output(info.job_id)[:2] == (out, err)
     ended = guest.end(info.job_id)
     assert (ended.exit_code, ended.signal, ended.state, ended.failure) == (code, signal, pb.JOB_STATE_ENDED, "")
@@ -429,6 +430,19 @@ def test_jobs_outlive_the_daemon_and_the_keeper_is_started_when_needed(tmp_path:
     assert second.output(info.job_id)[0] == b"still here\n"
     second.close()
     first.close_keeper()
+
+
+def test_a_keeper_judges_by_the_configuration_as_it_is_now(tmp_path: Path) -> None:
+    guest = Guest(tmp_path, kept=True)
+    assert guest.end(guest.start("exit 3").job_id).exit_code == 3
+    file = tmp_path / "guest.yaml"
+    file.write_text("security: {allowed_commands: [id]}\n")
+    assert "Command not allowed: exit" in refused(guest.stub.Start, pb.JobStartRequest(command="exit 3")).details()
+    file.write_text("security: {allowed_commands: ls}\n")
+    assert "guest.yaml:1: " in refused(guest.stub.Start, pb.JobStartRequest(command="exit 3")).details()
+    file.write_text("security: {allowed_commands: null} # again\n")
+    assert guest.end(guest.start("exit 3").job_id).exit_code == 3
+    guest.close()
 
 
 def test_a_keeper_leaves_when_it_has_nothing_to_keep(tmp_path: Path) -> None:

@@ -158,9 +158,21 @@ def test_the_public_files_of_ssh_are_not_secret(places: Places) -> None:
     for name in ("authorized_keys", "known_hosts", "known_hosts.old", "config", "id_rsa.pub"):
         (ssh / name).write_text("x")
         assert read(places.policy, ssh / name) == "x"
+        refused("PERMISSION_DENIED", places.policy.check_write, str(ssh / name))
     for name in ("id_rsa", "github", "id_rsa.pub.key", "config.key", "authorized_keys3"):
         (ssh / name).write_text("x")
         refused("PERMISSION_DENIED", places.policy.open_read, str(ssh / name))
+
+
+@pytest.mark.parametrize("name", [".profile", ".bashrc", ".config/systemd/user/x.service", ".ssh", ".forward"])
+def test_what_runs_at_login_is_read_and_not_written(places: Places, name: str) -> None:
+    path = places.allowed / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    failure = refused("PERMISSION_DENIED", places.policy.check_write, str(path))
+    assert "who may log in, and what runs then" in failure.details()
+    places.policy.check_write(str(places.allowed / "bashrc"))
+    path.write_text("x")
+    assert read(places.policy, path) == "x"
 
 
 def test_the_daemons_own_files(places: Places) -> None:

@@ -8,7 +8,7 @@ import threading
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Mapping
 
 from vsrpc.wire import MAGIC, response_sync
 from vsrpc.wire.sync import take_magic_nonce
@@ -87,9 +87,14 @@ def serving(path: Path, behave: Behaviour, clients: list[int] | None = None) -> 
 
 
 def answer(
-    content_type: bytes, body: bytes, head: bytes = b"", *, status: bytes = b"200 OK", length: int = 0
+    content_type: bytes,
+    body: bytes | Mapping[bytes, bytes],
+    head: bytes = b"",
+    *,
+    status: bytes = b"200 OK",
+    length: int = 0,
 ) -> Behaviour:
-    """A guest that greets, and answers every request with these bytes.
+    """A guest that greets, and answers every request with these bytes, or with those of its rpc's name.
 
     `head`: more lines of the head; `length`: what it says that the body has.
     """
@@ -108,10 +113,12 @@ def answer(
                 received = received[missing:]
                 number = re.search(rb"(?i)\r\nx-request-id: ([^\r]+)", request)
                 assert number is not None
+                rpc = request.split(b" ", 2)[1].rpartition(b"/")[2]
+                content = body if isinstance(body, bytes) else body[rpc]
                 peer.sendall(
                     b"HTTP/1.1 %s\r\nx-request-id: %s\r\ncontent-type: %s\r\n" % (status, number.group(1), content_type)
-                    + b"content-length: %d\r\nvsrpc-crc32: %08x\r\n" % (length or len(body), zlib.crc32(body))
-                    + b"%s\r\n%s" % (head, body)
+                    + b"content-length: %d\r\nvsrpc-crc32: %08x\r\n" % (length or len(content), zlib.crc32(content))
+                    + b"%s\r\n%s" % (head, content)
                 )
 
     return behave

@@ -16,8 +16,8 @@ from host_peers import answer, serving
 
 from host.cli.output import printable
 from vsrpc.v1.file_pb2 import DownloadChunkResponse, UploadResponse
+from vsrpc.v1.job_pb2 import JobForgetResponse, JobInfo, JobReadResponse, JobStartResponse
 from vsrpc.v1.service_pb2 import ControlResponse
-from vsrpc.v1.shell_pb2 import ExecResponse
 from vsrpc.v1.system_pb2 import PingResponse
 
 EVIL = "a\x1b]0;owned\x07\x9b31m\x7f\u202eb\u2066"
@@ -82,9 +82,36 @@ def test_json_is_escaped_and_still_says_the_same(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["message"] == EVIL
 
 
+JOB = JobInfo(job_id="1", state="JOB_STATE_ENDED", output_ended=True, stdout_size=len(EVIL.encode()), stderr_size=1)
+
+
+def job(**replies: Any) -> dict[bytes, bytes]:
+    """What a guest answers to the rpcs of Job."""
+    replies = {"Start": JobStartResponse(job=JOB), "Forget": JobForgetResponse(), **replies}
+    return {name.encode(): message.SerializeToString() for name, message in replies.items()}
+
+
 def test_output_of_a_command_is_as_the_command_wrote_it(tmp_path: Path) -> None:
-    done = run(answer(*proto(ExecResponse(stdout=EVIL.encode(), stderr=b"\x1b"))), tmp_path, "exec", "x")
-    assert (done.stdout, done.stderr) == (EVIL.encode(), b"\x1b")
+    replies = job(Read=JobReadResponse(job=JOB, stdout=EVIL.encode(), stderr=b"\x1b"))
+    done = run(answer(b"application/proto", replies), tmp_path, "exec", "x")
+    assert (done.stdout, done.stderr, done.returncode) == (EVIL.encode(), b"\x1b", 0)
+
+
+@pytest.mark.parametrize(
+    ("replies", "code", "fragment"),
+    [
+        (job(Start=JobStartResponse()), 207, b"says nothing of a job"),
+        (job(Start=JobStartResponse(job=JobInfo(state="JOB_STATE_ENDED"))), 207, b"says nothing of a job"),
+        (job(Read=JobReadResponse()), 207, b"says nothing of a job"),
+        (job(Read=JobReadResponse(job=JOB, stdout_offset=-1)), 207, b"gave stdout from -1 on, not from 0"),
+        (job(Read=JobReadResponse(job=JOB, stdout_offset=1 << 60, stderr=b"x")), 209, b"of stdout were dropped"),
+        (job(Read=JobReadResponse(job=JOB)), 207, b"has no more of job 1"),
+    ],
+)
+def test_a_job_that_cannot_be(tmp_path: Path, replies: dict[bytes, bytes], code: int, fragment: bytes) -> None:
+    done = run(answer(b"application/proto", replies), tmp_path, "exec", "x")
+    assert done.returncode == code, done.stderr
+    assert fragment in done.stderr
 
 
 def chunk(content: bytes, **fields: Any) -> tuple[bytes, bytes]:

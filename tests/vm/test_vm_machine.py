@@ -8,8 +8,6 @@ import select
 import socket
 from typing import TYPE_CHECKING
 
-import pytest
-
 if TYPE_CHECKING:
     from scripts.vm import VM
 
@@ -43,50 +41,6 @@ def test_start_of_a_running_vm_changes_nothing(vm: VM) -> None:
     before = vm.boot_id(), show(vm, "MainPID")
     vm.start(wait_daemon=True)
     assert (vm.boot_id(), show(vm, "MainPID")) == before
-
-
-def test_installer_keeps_the_configuration_and_removes_itself(vm: VM) -> None:
-    installer = "/root/again"
-    vm.ga.check(["/bin/mkdir", "-p", installer])
-    vm.ga.check(["/bin/cp", "-r", "/opt/vsrpc/current/vsrpc", "/opt/vsrpc/current/guest", installer])
-    script = f"{installer}/install-guest.sh"
-    vm.ga.write_file(script, project_file("scripts/install-guest.sh"), 0o755)
-    marked = vm.ga.read_file("/etc/vsrpc/guest.yaml") + b"# mine\n"
-    vm.ga.write_file("/etc/vsrpc/guest.yaml", marked)
-    release = vm.ga.check(["/bin/readlink", "/opt/vsrpc/current"])
-
-    assert b"running on port /dev/virtio-ports/test.vserial.0" in vm.ga.check([script])
-    assert vm.ga.read_file("/etc/vsrpc/guest.yaml") == marked
-    assert vm.ga.check(["/bin/readlink", "/opt/vsrpc/current"]) == release
-
-    assert vm.ga.exec([script, "--port", "other.0"]).stderr.count(b"warning: /etc/vsrpc/guest.yaml was kept") == 1
-    vm.ga.check([script, "--uninstall"])
-    left = [path for path in INSTALLED if vm.ga.exec(["/usr/bin/test", "-e", path]).rc == 0]
-    assert left == ["/etc/vsrpc/guest.yaml"]
-    assert show(vm, "LoadState") == "not-found"
-
-    vm.ga.check([script])
-    vm.wait_daemon()
-
-
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["--port"], "--port needs a value"),
-        (["--port", "a b"], "port name 'a b'"),
-        (["--port", ""], "port name ''"),
-        (["--root", "/nowhere"], "--root /nowhere: no such directory"),
-        (["--frobnicate"], "unknown argument: --frobnicate"),
-        ([], "guest/__main__.py is missing"),
-    ],
-)
-def test_installer_refuses_bad_input(vm: VM, argv: list[str], message: str) -> None:
-    vm.ga.check(["/bin/mkdir", "-p", "/root/bad/vsrpc", "/root/bad/guest"])
-    vm.ga.write_file("/root/bad/vsrpc/__init__.py", b"")
-    vm.ga.write_file("/root/bad/install-guest.sh", project_file("scripts/install-guest.sh"), 0o755)
-    done = vm.ga.exec(["/root/bad/install-guest.sh", *argv])
-    assert done.rc == 1
-    assert message in done.stderr.decode()
 
 
 def test_installer_names_missing_packages(vm: VM) -> None:

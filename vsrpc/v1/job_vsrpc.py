@@ -117,7 +117,9 @@ class JobStub:
             request_serializer=JOB_WRITE.serialize,
             response_deserializer=JOB_WRITE.deserialize,
         )
-        """Writes input at an offset. What was written before may come again. Error JOB_NOT_FOUND; WRONG_STATE after its end."""
+        """Writes input at an offset. What was written before may come again; what nobody reads is dropped, which `closed` tells.
+        Error JOB_NOT_FOUND; WRONG_STATE for a job that was started without input.
+        """
         self.Signal: UnaryUnary[job_pb2.JobSignalRequest, job_pb2.JobSignalResponse] = channel.unary_unary(
             "/vsrpc.v1.Job/Signal",
             request_serializer=JOB_SIGNAL.serialize,
@@ -171,7 +173,9 @@ class JobServicer:
         raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.Job.Read is not implemented here")
 
     def Write(self, request: job_pb2.JobWriteRequest, context: ServicerContext) -> job_pb2.JobWriteResponse:
-        """Writes input at an offset. What was written before may come again. Error JOB_NOT_FOUND; WRONG_STATE after its end."""
+        """Writes input at an offset. What was written before may come again; what nobody reads is dropped, which `closed` tells.
+        Error JOB_NOT_FOUND; WRONG_STATE for a job that was started without input.
+        """
         raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.Job.Write is not implemented here")
 
     def Signal(self, request: job_pb2.JobSignalRequest, context: ServicerContext) -> job_pb2.JobSignalResponse:
