@@ -45,10 +45,10 @@ class UnitPolicy:
         all units are allowed, what stops or opens the whole guest is not changed: that must be listed.
         """
         rule = self._rule(unit)
-        if self._units is None and action != "status":
-            if unit.rpartition(".")[2] not in _ORDINARY or unit in _SHELLS:
-                message = f"Service not allowed: {asked} (it is more than a service; {_UNITS} may list {unit})"
-                raise error("PERMISSION_DENIED", message, name=unit, rule=_UNITS)
+        is_more = unit.rpartition(".")[2] not in _ORDINARY or unit in _SHELLS
+        if self._units is None and action != "status" and is_more:
+            message = f"Service not allowed: {asked} (it is more than a service; {_UNITS} may list {unit})"
+            raise error("PERMISSION_DENIED", message, name=unit, rule=_UNITS)
         if rule is not None:
             return rule
         alias = f"{asked} is {unit}; " if asked != unit else ""
