@@ -28,7 +28,7 @@ _BREATH = 0.2  # seconds between attempts while nobody answers
 _HEARTBEAT = 15.0
 
 # What a link that is about to heal makes of calls.
-_TRANSIENT = frozenset(
+TRANSIENT = frozenset(
     ("CONNECTION_LOST", "CONNECTION_REFUSED", "READ_TIMEOUT", "WRITE_TIMEOUT", "SERVICE_UNAVAILABLE", "BUSY")
 )
 
@@ -221,7 +221,7 @@ class RemoteJob:
             raise Left from error
         now = time.monotonic()
         begun = now if begun is None else begun
-        if error.reason not in _TRANSIENT:
+        if error.reason not in TRANSIENT:
             raise error
         if now - begun > self._patience:
             raise failure(
