@@ -19,6 +19,7 @@ from guest.audit.sink import sink
 from guest.authentication import authenticator, is_needed
 from guest.config import ConfigError, GuestConfig
 from guest.errors import ERRORS
+from guest.files.partial import Partials
 from guest.files.sessions import UploadSessions
 from guest.files.temps import TempFiles, state_directory
 from guest.files.upload import UploadSession
@@ -61,6 +62,9 @@ _FREQUENT = frozenset(
 )
 
 
+_PARTIALS_INTERVAL = 3600.0  # seconds between looks for what interrupted uploads have left for too long
+
+
 class Daemon:
     """The guest's services on a server. `config_file` is where the configuration came from: callers cannot touch it.
     `address`: where it will serve, which may decide whether callers must sign (None: the configured port).
@@ -90,11 +94,13 @@ class Daemon:
             interceptors=(*log_call, policy.switches.intercept, self._machine.intercept),
             on_refused=None if self._audit is None else self._audit.refused,
         )
+        self._stopped = threading.Event()
         limits = config.limits
         self._temps = TempFiles(state_directory())
         sessions = UploadSessions(limits, on_dropped=self._upload_dropped)
         max_reply = config.server.max_request_size
-        self._files = FileService(policy.paths, max_reply, sessions, limits.free_space, self._temps)
+        self._partials = Partials(state_directory())
+        self._files = FileService(policy.paths, max_reply, sessions, limits.free_space, self._temps, self._partials)
         add_SystemServicer_to_server(SystemService(Updates(config.security.allow_update)), self.dispatcher)
         add_ShellServicer_to_server(ShellServicer(policy.commands, limits=limits), self.dispatcher)
         self._jobs: JobService | JobProxy
@@ -133,6 +139,7 @@ class Daemon:
     def stop(self) -> None:
         """End all calls and what they started, remove what was half uploaded, and make serve() return."""
         self._machine.stop()  # before calls are waited for that wait for a frozen file system
+        self._stopped.set()
         self._server.stop()
         self._jobs.stop()
         self._files.stop()
@@ -147,6 +154,10 @@ class Daemon:
 
     def _remove_leftovers(self) -> None:
         self._temps.remove_leftovers(lambda path: self._event("removed", path=path))
+        while True:
+            self._partials.remove_old()
+            if self._stopped.wait(_PARTIALS_INTERVAL):
+                return
 
     def _upload_dropped(self, session_id: str, upload: UploadSession, why: str) -> None:
         size = {"size": upload.size, "received": upload.received}

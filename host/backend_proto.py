@@ -14,6 +14,7 @@ from host.errors import UsageError
 from vsrpc.bulk import BulkMethod
 from vsrpc.codec import to_json
 from vsrpc.errors import RpcError
+from vsrpc.fields import is_map, is_repeated
 from vsrpc.method import MethodDescriptor, ServiceDescriptor
 from vsrpc.retry import may_help
 
@@ -146,8 +147,14 @@ def _large(message_type: Any) -> str:
 
 
 def _fields(message: Any) -> Iterator[tuple[str, Any]]:
-    """The fields of a message; optional ones, each in a oneof of its own, only where they are set."""
+    """The fields of a message; messages, and optional ones, each in a oneof of its own, only where they are set."""
     for field in message.DESCRIPTOR.fields:
-        if field.containing_oneof is None or message.HasField(field.name):
-            value = getattr(message, field.name)
-            yield field.name, value if field.message_type is None else dict(_fields(value))
+        if field.message_type is None:
+            if field.containing_oneof is None or message.HasField(field.name):
+                yield field.name, getattr(message, field.name)
+        elif is_map(field):
+            yield field.name, dict(getattr(message, field.name))
+        elif is_repeated(field):
+            yield field.name, [dict(_fields(each)) for each in getattr(message, field.name)]
+        elif message.HasField(field.name):
+            yield field.name, dict(_fields(getattr(message, field.name)))

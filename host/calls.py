@@ -48,9 +48,9 @@ class FileCalls:
         """Call an rpc and wait."""
         return self._calls.reply("File", rpc, fields, timeout)
 
-    def start(self, rpc: str, fields: Mapping[str, Any]) -> _Pending:
+    def start(self, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> _Pending:
         """Begin a call that may be repeated."""
-        return self._calls.start("File", rpc, fields)
+        return self._calls.start("File", rpc, fields, timeout)
 
 
 class _Pending:

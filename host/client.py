@@ -16,10 +16,12 @@ import vsrpc
 from host.backend import Backend, make_backend
 from host.calls import Calls, FileCalls
 from host.errors import RPCError, UsageError, from_rpc_error
+from host.names import path_fields
 from host.transfer_options import DEFAULT_CHUNK_SIZE, MD5, NEVER_SMALL, Progress
 from vsrpc.errors import RpcError
 
 if TYPE_CHECKING:
+    from host.copy import Done
     from host.local import LocalGuest
     from vsrpc.auth import Key
     from vsrpc.channel import Channel
@@ -252,7 +254,63 @@ class VirtioRPCClient:
 
     def get_file_info(self, path: str) -> dict[str, Any]:
         """Describe a file. Data: fields of StatResponse; `exists` is false where nothing is."""
-        return self._call("File", "Stat", {"path": path})
+        return self._call("File", "Stat", path_fields(path))
+
+    def copy(
+        self,
+        sources: str | Sequence[str],
+        dest: str,
+        *,
+        recursive: bool = False,
+        preserve: bool = False,
+        overwrite: bool = True,
+        checksum: str = MD5,
+        chunk_size: int = DEFAULT_CHUNK_SIZE,
+        resume: bool = True,
+        progress: Callable[[Done], None] | None = None,
+    ) -> dict[str, Any]:
+        """Copy files, and with `recursive` directories, between here and the guest, whose paths are `guest:/path`.
+
+        As cp(1): into `dest` if that is a directory. `preserve`: also times, owners and all bits of the mode. What was
+        interrupted goes on where it was, unless `resume` is false. Data: files, directories, links, bytes, sent (over
+        the port), skipped. Where some were not copied, the others are, and INCOMPLETE is raised, whose data lists them;
+        where it is all that there was, what was wrong with it is raised.
+        """
+        from host.copy import Options, checked, copy, preserving
+
+        options = Options(preserving(preserve), overwrite, checksum, chunk_size, resume)
+        sources = [sources] if isinstance(sources, str) else sources
+        return _envelope(checked(copy(self._files, sources, dest, recursive, options, progress)))
+
+    def sync(
+        self,
+        source: str,
+        dest: str,
+        *,
+        delete: bool = False,
+        compare_content: bool = False,
+        owner: bool = False,
+        checksum: str = MD5,
+        progress: Callable[[Done], None] | None = None,
+    ) -> dict[str, Any]:
+        """Make the directory `dest` what the directory `source` is; one of them is `guest:/path`.
+
+        Files of the same size and time are not copied; with `compare_content` those of the same content. Modes and
+        times are kept, and with `owner` owners. Data and errors as `copy`, also unchanged, deleted.
+        """
+        from host.copy import Options, checked, preserving, sync
+
+        options = Options(preserving(owner)._replace(mode=True, times=True), checksum=checksum)
+        report = sync(
+            self._files,
+            source,
+            dest,
+            delete=delete,
+            compare_content=compare_content,
+            options=options,
+            listener=progress,
+        )
+        return _envelope(checked(report))
 
     def control_service(self, name: str, action: str, timeout: float = _SERVICE_TIMEOUT) -> dict[str, Any]:
         """Start, stop, restart, enable or disable a system service, or tell its status.

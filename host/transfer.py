@@ -9,49 +9,31 @@ from __future__ import annotations
 
 import logging
 import posixpath
-import sys
-from typing import Any, Mapping, Protocol
+from collections import deque
+from typing import Any, Mapping
 
-from host.backend import Reply, Started
+from host.backend import Buffer, Reply
+from host.chunks import FIELDS, FileCalls, digest_of, new_digest, receive, send
 from host.errors import RPCError, failure
 from host.localfile import Destination, Source, destination_path
+from host.names import path_fields
 from host.transfer_options import (
     CRC32,
     DEFAULT_CHUNK_SIZE,
     MD5,
+    SHA256,
     SMALL_FILE,
     Progress,
     check_checksum,
     check_chunk_size,
 )
-from host.window import Piece, Window
 
 log = logging.getLogger(__name__)
 
 _ABORT_TIMEOUT = 5.0  # seconds; a guest that is gone removes the session by itself
 
-# A guest that is older than the field knows only MD5.
-_FIELDS: Mapping[str, Mapping[str, str]] = {MD5: {}, CRC32: {"checksum": "CHECKSUM_CRC32"}}
-
 # Bytes asked for before the file's size is known, and the window can be filled.
 _FIRST_CHUNK = 256 * 1024
-
-
-class FileCalls(Protocol):
-    """Calls the File service. Failures are RPCError."""
-
-    def call(self, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Reply:
-        """Call an rpc and wait; `timeout` in seconds, None for the default."""
-
-    def start(self, rpc: str, fields: Mapping[str, Any]) -> Started:
-        """Begin a call that may be repeated. `content` among the fields must not change until it has ended."""
-
-
-def _md5() -> Any:
-    import hashlib  # here, so that commands without files do not pay for loading OpenSSL
-
-    # It finds damage and protects nothing, so that a FIPS-mode OpenSSL may allow it (the argument is of Python 3.9).
-    return hashlib.md5(usedforsecurity=False) if sys.version_info >= (3, 9) else hashlib.md5()
 
 
 def _ignore_progress(done: int, total: int) -> None:
@@ -81,24 +63,23 @@ def upload(
     check_checksum(checksum)
     progress = progress or _ignore_progress
     with Source(local) as source:
-        fields = {"path": remote, "mode": mode, "owner": owner, "group": group, "overwrite": overwrite}
         inside = posixpath.join(remote, posixpath.basename(local))
-        if remote.endswith("/"):
-            fields["path"] = inside
-        if source.size <= small_file:
+        target = inside if remote.endswith("/") else remote
+        fields = {"mode": mode, "owner": owner, "group": group, "overwrite": overwrite}
+        if source.size <= small_file and checksum != SHA256:
             content = source.read_at(0, source.size)
             _check_source(source, len(content))
             try:
-                reply = _into_directory(files, "Upload", {**fields, "content": content}, inside)
+                reply = _into_directory(files, "Upload", {**fields, "content": content}, target, inside)
             except RPCError as error:
                 if error.reason != "TOO_LARGE":  # the guest may be configured to take less in one call than we send
                     raise
             else:
-                _check_md5(reply.data, _md5_of(content), local)
+                _check_digest(reply.data, digest_of(content, MD5), local)
                 progress(source.size, source.size)
                 return reply.data
-        fields = {**fields, "size": source.size, **_FIELDS[checksum]}
-        begun = _into_directory(files, "InitUpload", fields, inside)
+        fields = {**fields, "size": source.size, **FIELDS[checksum]}
+        begun = _into_directory(files, "InitUpload", fields, target, inside)
         session: str = begun.data["session_id"]
         try:
             return _send_chunks(files, source, session, chunk_size, int(begun.data["chunk_size"]), checksum, progress)
@@ -107,16 +88,16 @@ def upload(
             raise
 
 
-def _into_directory(files: FileCalls, rpc: str, fields: dict[str, Any], inside: str) -> Reply:
+def _into_directory(files: FileCalls, rpc: str, fields: dict[str, Any], target: str, inside: str) -> Reply:
     """Call; if the target turns out to be a directory, call again with the path in it."""
     try:
-        return files.call(rpc, fields)
+        return files.call(rpc, {**fields, **path_fields(target)})
     except RPCError as error:
-        if error.reason != "WRONG_FILE_TYPE" or fields["path"] == inside:
+        if error.reason != "WRONG_FILE_TYPE" or target == inside:
             raise
-        if files.call("Stat", {"path": fields["path"]}).data["type"] != "directory":
+        if files.call("Stat", path_fields(target)).data["type"] != "directory":
             raise
-    return files.call(rpc, {**fields, "path": inside})
+    return files.call(rpc, {**fields, **path_fields(inside)})
 
 
 def _send_chunks(
@@ -124,52 +105,43 @@ def _send_chunks(
 ) -> dict[str, Any]:
     """Send what is in the source; in chunks of the size that the guest suggests if it does not take those asked for."""
     digest = _Digest(checksum)
-    read = done = 0
+    done = 0
+
+    def read(offset: int, size: int) -> Buffer:
+        content = source.read_at(offset, size)
+        digest.add(offset, content)
+        return content
+
+    def sent(size: int) -> None:
+        nonlocal done
+        done += size
+        progress(done, source.size)
+
     progress(0, source.size)
-    with Window() as window:
-        while done < source.size:
-            while read < source.size and window.has_room(chunk_size):
-                content = source.read_at(read, min(chunk_size, source.size - read))
-                if not content:
-                    break
-                fields = {"session_id": session, "offset": read, "content": content}
-                window.add(Piece(read, len(content), files.start("UploadChunk", fields)))
-                digest.add(read, content)
-                read += len(content)
-            if not window:
-                break
-            try:
-                piece, _ = window.take()
-            except RPCError as error:
-                if error.reason != "TOO_LARGE" or not 0 < suggested < chunk_size:
-                    raise
-                window.cancel()
-                chunk_size, read = suggested, done
-                continue
-            done += piece.size
-            progress(done, source.size)
+    send(files, session, [(0, source.size)] if source.size else [], read, chunk_size, suggested, sent)
     _check_source(source, done)
-    finished = files.call("FinishUpload", {"session_id": session, "md5": digest.hexdigest()}).data
-    if checksum == MD5:
-        _check_md5(finished, digest.hexdigest(), source.path)
+    field = "sha256" if checksum == SHA256 else "md5"
+    finished = files.call("FinishUpload", {"session_id": session, field: digest.hexdigest()}).data
+    if checksum != CRC32:
+        _check_digest(finished, digest.hexdigest(), source.path, field)
     return finished
 
 
 class _Digest:
-    """MD5 of a file whose parts come in order; "" where that is not wanted."""
+    """Digest of a file whose parts come in order; "" where that is not wanted."""
 
     def __init__(self, checksum: str) -> None:
-        self._md5 = _md5() if checksum == MD5 else None
+        self._digest = new_digest(checksum) if checksum != CRC32 else None
         self._done = 0
 
     def add(self, offset: int, content: Any) -> None:
         """Take a part, unless it was taken already."""
-        if self._md5 is not None and offset + len(content) > self._done:
-            self._md5.update(memoryview(content)[self._done - offset :])
+        if self._digest is not None and offset + len(content) > self._done:
+            self._digest.update(memoryview(content)[self._done - offset :])
             self._done = offset + len(content)
 
     def hexdigest(self) -> str:
-        return str(self._md5.hexdigest()) if self._md5 is not None else ""
+        return str(self._digest.hexdigest()) if self._digest is not None else ""
 
 
 def _check_source(source: Source, done: int) -> None:
@@ -213,44 +185,38 @@ def download(
     check_chunk_size(chunk_size)
     check_checksum(checksum)
     progress = progress or _ignore_progress
-    fields = {"path": remote, **_FIELDS[checksum]}
+    digest = _Digest(checksum)
+    asked = min(chunk_size, _FIRST_CHUNK)
+    parts = deque([(0, asked)])
+    done, total = 0, -1
+    first: Mapping[str, Any] = {}
+    with Destination(destination_path(local, remote), overwrite) as target:
 
-    def start(offset: int, size: int) -> Piece:
-        return Piece(offset, size, files.start("DownloadChunk", {**fields, "offset": offset, "size": size}))
-
-    with Destination(destination_path(local, remote), overwrite) as target, Window() as window:
-        digest = _Digest(checksum)
-        asked = min(chunk_size, _FIRST_CHUNK)
-        window.add(start(0, asked))
-        done, total = 0, -1
-        while done != total:
-            try:
-                piece, reply = window.take()
-            except RPCError as error:
-                if total < 0 or "total_size" not in error.data:
-                    raise
-                raise _cut(remote, total, error.data["total_size"]) from error  # the piece began beyond its end
+        def took(offset: int, reply: Reply) -> bool:
+            nonlocal done, total, first
             if total < 0:
                 first = reply.data
                 total = int(first["total_size"])
                 progress(0, total)
-                asked = min(asked, total)
+                if asked < total:
+                    parts.append((asked, total - asked))
             _check_unchanged(remote, reply.data, first)
             _check_piece(remote, reply, done, total, checksum)
-            got = len(reply.content)
-            if got < piece.size and done + got < min(asked, total):  # the guest's replies take no more
-                chunk_size = max(got, 1)
-                window.add_first(start(done + got, min(piece.size, asked - done) - got))
-            while asked < total and window.has_room(chunk_size):
-                size = min(chunk_size, total - asked)
-                window.add(start(asked, size))
-                asked += size
             target.write(reply.content)
             digest.add(done, reply.content)
-            done += got
+            done += len(reply.content)
             progress(done, total)
+            return done < total
+
+        try:
+            receive(files, {**path_fields(remote), **FIELDS[checksum]}, parts, chunk_size, took)
+        except RPCError as error:
+            if total < 0 or "total_size" not in error.data:
+                raise
+            raise _cut(remote, total, error.data["total_size"]) from error  # the piece began beyond its end
         target.commit()
-    return {"path": remote, "local_path": target.path, "size": total, "md5": digest.hexdigest()}
+    name = "sha256" if checksum == SHA256 else "md5"
+    return {"path": remote, "local_path": target.path, "size": total, name: digest.hexdigest()}
 
 
 def _check_unchanged(remote: str, data: Mapping[str, Any], first: Mapping[str, Any]) -> None:
@@ -274,9 +240,10 @@ def _check_piece(remote: str, reply: Reply, done: int, total: int, checksum: str
             "PROTOCOL_ERROR",
             f"the guest sent bytes {reply.data['offset']}+{got} of {remote}, asked for those from {done}",
         )
-    if checksum == MD5:
-        ours = _md5_of(reply.content)
-        _check_md5({"md5": reply.data.get("chunk_md5")}, ours, f"{remote} at offset {done}")
+    if checksum != CRC32:
+        ours = digest_of(reply.content, checksum)
+        what = f"{remote} at offset {done}"
+        _check_digest(reply.data, ours, what, "chunk_sha256" if checksum == SHA256 else "chunk_md5")
 
 
 def _cut(remote: str, total: int, now: Any) -> RPCError:
@@ -284,15 +251,10 @@ def _cut(remote: str, total: int, now: Any) -> RPCError:
     return failure("CONTENT_MISMATCH", f"{message}; download it again when nothing writes to it", path=remote)
 
 
-def _md5_of(content: Any) -> str:
-    digest = _md5()
-    digest.update(content)
-    return str(digest.hexdigest())
-
-
-def _check_md5(data: Mapping[str, Any], ours: str, what: str) -> None:
-    if data.get("md5") != ours:
+def _check_digest(data: Mapping[str, Any], ours: str, what: str, field: str = "md5") -> None:
+    if data.get(field) != ours:
+        name = "SHA-256" if field.endswith("sha256") else "MD5"
         raise failure(
             "CONTENT_MISMATCH",
-            f"{what} was damaged on the way: the guest has MD5 {data.get('md5')}, here it is {ours}; try again",
+            f"{what} was damaged on the way: the guest has {name} {data.get(field)}, here it is {ours}; try again",
         )

@@ -17,8 +17,9 @@ MAX_CHUNK_SIZE = 5 * 1024 * 1024  # what the guest reads at most; in base64 it s
 
 MD5 = "md5"
 CRC32 = "crc32"
-CHECKSUMS = (MD5, CRC32)
-"""How content is checked from end to end: MD5, or only the CRC-32 that each message has on the way."""
+SHA256 = "sha256"
+CHECKSUMS = (MD5, SHA256, CRC32)
+"""How content is checked from end to end: by a digest, or only by the CRC-32 that each message has on the way."""
 
 Progress = Callable[[int, int], None]
 """Told (bytes done, bytes in all): once before the first chunk, then after each."""

@@ -25,7 +25,8 @@ class Piece:
 class Window:
     """The pieces under way, oldest first. As a context manager it gives up what is left."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_calls: int = MAX_CALLS) -> None:
+        self._max_calls = max_calls
         self._pieces: deque[Piece] = deque()
         self._bytes = 0
 
@@ -34,7 +35,7 @@ class Window:
 
     def has_room(self, size: int) -> bool:
         """Whether a piece of that size may be added: always if nothing is under way."""
-        return not self._pieces or (self._bytes + size <= MAX_BYTES and len(self._pieces) < MAX_CALLS)
+        return not self._pieces or (self._bytes + size <= MAX_BYTES and len(self._pieces) < self._max_calls)
 
     def add(self, piece: Piece) -> None:
         """One more is under way."""

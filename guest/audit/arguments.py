@@ -1,8 +1,9 @@
 """What the audit log shows of a request: its fields by name, without secrets, in bounded size.
 
-Of bytes only the size is shown; of `env` only the names; of a session's id only the beginning, which tells one from the
-other but is no key to it; nothing of a field whose name says that it is a secret. Commands are shown without the
-secrets that guest.audit.redact finds. Long texts are cut and tell their length, long lists tell theirs.
+Of bytes only the size is shown, unless they are a file's name; of `env` only the names; of a session's id only the
+beginning, which tells one from the other but is no key to it; nothing of a field whose name says that it is a secret.
+Commands are shown without the secrets that guest.audit.redact finds. Long texts are cut and tell their length, long
+lists tell theirs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ LONGEST = 2048
 _ALL = 8192  # bytes of JSON of all texts; those that come after have _SHORTEST each
 _SHORTEST = 64
 _MOST = 64  # items of a list or map
+_NAMES = frozenset(("name", "names", "path_bytes", "target", "target_bytes"))  # of files, which are bytes
 _DEEPEST = 4  # messages in messages
 _ID_SHOWN = 8  # characters of a session's id
 
@@ -81,6 +83,8 @@ class _Arguments:
 
     def _value(self, field: Any, value: Any, depth: int) -> Any:
         if is_bytes(field):
+            if field.name in _NAMES:
+                return self._text(value[:LONGEST].decode("utf-8", "backslashreplace"), len(value))
             return {"size": len(value)}
         if field.message_type is not None:
             return self.of(value, depth + 1) if depth < _DEEPEST else {"size": value.ByteSize()}

@@ -12,8 +12,8 @@
 
 What only reads and what comes by the thousand (System, Stat, UploadChunk) is written when it is refused; a download by
 its first chunk, by which is meant one at offset 0, or of a file that was not read for a while: else a reader who begins
-at offset 1 would leave no trace. The chunks of an upload are one story: InitUpload, then FinishUpload, AbortUpload or
-`dropped`.
+at offset 1 would leave no trace. Of a call for many files the first names are shown, and how many were refused. The
+chunks of an upload are one story: InitUpload, then FinishUpload, AbortUpload or `dropped`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from collections import OrderedDict
 from typing import Any, Callable, Protocol
 
 from guest.audit.arguments import arguments, shown
+from guest.files.entries import asked_path
 from vsrpc.admission import TokenBucket
 from vsrpc.context import ServicerContext
 from vsrpc.dispatcher import Refusal
@@ -35,7 +36,7 @@ from vsrpc.status import Code
 
 _FILE = "/vsrpc.v1.File/"
 _DOWNLOAD_CHUNK = _FILE + "DownloadChunk"
-_DOWNLOADS = (_FILE + "Download", _DOWNLOAD_CHUNK)
+_DOWNLOADS = (_FILE + "Download", _DOWNLOAD_CHUNK, _FILE + "ReadFiles", _FILE + "Tail")
 _JOB = "/vsrpc.v1.Job/"
 # Parts of what has a line of its own: an upload, a job.
 _PARTS = (_FILE + "UploadChunk", _JOB + "Write", _JOB + "Resize")
@@ -48,6 +49,10 @@ _RESULTS = {
     "FinishUploadResponse": ("path", "size", "md5", "chunks_received"),
     "DownloadResponse": ("size", "total_size", "md5"),
     "DownloadChunkResponse": ("size", "total_size"),
+    "WriteFilesResponse": ("written",),
+    "RemoveResponse": ("removed",),
+    "SetAttributesResponse": ("changed",),
+    "TailResponse": ("offset", "next_offset"),
     "ControlResponse": ("status", "pid"),
 }
 _REFUSED = (Code.INVALID_ARGUMENT, Code.PERMISSION_DENIED, Code.UNAUTHENTICATED)
@@ -178,7 +183,7 @@ class Audit:
         return method is not None and method.idempotency is Idempotency.NO_SIDE_EFFECTS
 
     def _is_first_chunk(self, request: Any) -> bool:
-        now, path = self._clock(), request.path[:_LONGEST_PATH]
+        now, path = self._clock(), asked_path(request)[:_LONGEST_PATH]
         with self._lock:
             last = self._read.pop(path, None)
             self._read[path] = now
@@ -191,7 +196,7 @@ class Audit:
     ) -> None:
         decision = "allowed"
         if failure is None:
-            result = {"status": "OK", **_result(response), **_job(context)}
+            result = {"status": "OK", **_result(response), **_job(context), **_failed(context)}
         else:
             result = {"status": failure.code().name, "reason": failure.reason}
             if _is_refusal(failure):
@@ -273,6 +278,11 @@ def _rule(context: ServicerContext, failure: RpcError | None) -> dict[str, str]:
     """By which rule it was decided, where that is known."""
     rule = (failure.data.get("rule") if failure is not None else None) or context.notes.get("rule")
     return {} if rule is None else {"rule": shown(str(rule), 256)}
+
+
+def _failed(context: ServicerContext) -> dict[str, int]:
+    """Of a call for many files: how many of them the policy has refused, and with how many something else was wrong."""
+    return {name: context.notes[name] for name in ("refused", "failed") if context.notes.get(name)}
 
 
 def _is_refusal(failure: RpcError) -> bool:

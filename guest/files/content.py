@@ -9,6 +9,11 @@ import hashlib
 import os
 from typing import Any, Callable
 
+from vsrpc.wire import Buffer
+
+SHA256 = 3
+"""CHECKSUM_SHA256 of the schema."""
+
 BLOCK = 1024 * 1024
 """Bytes read at a time where a file is only digested."""
 
@@ -52,9 +57,14 @@ def new_md5() -> Any:
         return hashlib.md5()
 
 
-def md5_of(content: bytes | bytearray, go_on: Callable[[], None]) -> str:
-    """MD5 of bytes, in hexadecimal; `go_on` is called before each block and may raise."""
-    digest = new_md5()
+def new_digest(checksum: int) -> Any:
+    """A digest object for a checksum of the schema: SHA-256, or MD5 for all else."""
+    return hashlib.sha256() if checksum == SHA256 else new_md5()
+
+
+def digest_of(content: Buffer, go_on: Callable[[], None], checksum: int = 0) -> str:
+    """Digest of bytes, in hexadecimal; `go_on` is called before each block and may raise."""
+    digest = new_digest(checksum)
     with memoryview(content) as view:
         for start in range(0, len(view), _BETWEEN):
             go_on()

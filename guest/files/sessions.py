@@ -11,13 +11,15 @@ from typing import Callable, Iterator
 
 from guest.config import LimitsConfig
 from guest.errors import error, too_large
-from guest.files.target import TargetFile
+from guest.files.target import Resumable, TargetFile
 from guest.files.upload import UploadSession
 from vsrpc.admission import Budget
 from vsrpc.errors import RpcError, busy
 
 KEPT = 8 * 1024 * 1024
 """Bytes of all uploads that wait in memory to be digested."""
+
+_ANY_SIZE = 2**63 - 1
 
 _DEFAULT_LIMITS = LimitsConfig()
 
@@ -52,16 +54,32 @@ class UploadSessions:
         self._budget = Budget(kept)
         self._digesters = ThreadPoolExecutor(_DIGESTERS, thread_name_prefix="vsrpc-digest")
 
-    def open(self, target: TargetFile, size: int, chunk_size: int, *, digest_early: bool = True) -> str:
+    @property
+    def largest(self) -> int:
+        """Bytes of an upload at most."""
+        return _ANY_SIZE if self._limits.upload_space is None else self._limits.upload_space
+
+    def open(
+        self,
+        target: TargetFile,
+        size: int,
+        chunk_size: int,
+        *,
+        digest_early: bool = True,
+        checksum: int = 0,
+        stream: bool = False,
+    ) -> str:
         """Begin an upload, and take over `target`; returns the id. Raises BUSY when too many are open, or too large
         ones, and TOO_LARGE for one that is so alone.
 
-        `digest_early`: compute the MD5 while chunks arrive.
+        `digest_early`: compute the digest while chunks arrive. `stream`: the size is said at the end, and `size` is
+        what it may be at most.
         """
         self.drop_idle()
         session = UploadSession(
-            target, size, chunk_size, self._clock(), digest_early, self._digesters.submit, self._budget
+            target, size, chunk_size, self._clock(), digest_early, self._digesters.submit, self._budget, checksum
         )
+        session.stream = stream
         with self._lock:
             refusal = self._refusal(size)
             if refusal is None:
@@ -90,6 +108,16 @@ class UploadSessions:
             what = f"{size} bytes are too many beside the {taken} of the uploads that are open already: {wait}"
             return busy(what, "limits.upload_space", space)
         return None
+
+    def end(self, resume: Resumable) -> None:
+        """End the uploads that write what another one is to go on with: their caller has gone."""
+        with self._lock:
+            ended = [each for each in self._sessions.items() if each[1].resume == resume]
+            for session_id, _ in ended:
+                del self._sessions[session_id]
+        for session_id, session in ended:
+            session.close()
+            self._on_dropped(session_id, session, "begun anew")
 
     @contextlib.contextmanager
     def use(self, session_id: str) -> Iterator[UploadSession]:

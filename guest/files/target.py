@@ -8,65 +8,49 @@ in the target's directory; that is noted (temps.py), so that the next daemon rem
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import grp
 import os
-import pwd
-import re
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from guest.errors import error
 from guest.files.content import read_full
-from guest.files.temps import TempFiles, temp_name
+from guest.files.entries import Owners, asked_path, new_mode
+from guest.files.temps import TEMP_PREFIX, Noted, TempFiles
 from guest.os_errors import as_rpc_error, file_errors, free_bytes, printable
 from guest.policy.paths import PathPolicy
 from guest.policy.resolve import kind
+from vsrpc.errors import RpcError
+from vsrpc.newfile import Attributes, NewFile, punch_hole
 from vsrpc.wire import Buffer
 
 if TYPE_CHECKING:
     from vsrpc.v1.file_pb2 import InitUploadRequest, UploadRequest
 
-_SET_ID = stat.S_ISUID | stat.S_ISGID  # whoever runs it would be the daemon's user
-
-_MODE = re.compile(r"0{0,2}[0-7]{1,4}\Z")
-_KEEP = -1  # chown(2): leave as it is
-_NO_ID = 2**32 - 1  # what chown(2) sees as -1
-_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS)  # EISDIR: Linux before 3.11
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
-_RENAME_NOREPLACE = 1  # linux/fs.h
-
 
 @dataclass(frozen=True)
 class TargetSpec:
-    """What the file in place shall be; `uid` and `gid` are -1 for the daemon's own."""
+    """What the file in place shall be."""
 
     path: str
-    mode: int
-    uid: int
-    gid: int
+    attributes: Attributes
     overwrite: bool
 
     @classmethod
     def of(cls, request: UploadRequest | InitUploadRequest) -> TargetSpec:
         """Read it from a request; raises INVALID_PARAMS for a wrong mode, an unknown owner or group."""
-        if request.mode and not _MODE.match(request.mode):
-            message = f'mode {request.mode!r} is not octal permission bits: give 0 to 7777, for example "0644"'
-            raise error("INVALID_PARAMS", message, field="mode")
-        if int(request.mode or "0", 8) & _SET_ID:
-            message = (
-                f"mode {request.mode}: no file is written with set-user-ID or set-group-ID bits; set them in the guest"
-            )
-            raise error("PERMISSION_DENIED", message, field="mode", rule="set-ID bits")
-        return cls(
-            path=request.path,
-            mode=int(request.mode or "0644", 8),
-            uid=_id("owner", request.owner, lambda name: pwd.getpwnam(name).pw_uid),
-            gid=_id("group", request.group, lambda name: grp.getgrnam(name).gr_gid),
-            overwrite=request.overwrite if request.HasField("overwrite") else True,
-        )
+        mode, owners = new_mode(request.mode, 0o644), Owners()
+        attributes = Attributes(mode, owners.user_id(request.owner), owners.group_id(request.group), *_kept(request))
+        return cls(asked_path(request), attributes, request.overwrite if request.HasField("overwrite") else True)
+
+
+class Resumable(NamedTuple):
+    """What an upload writes that another one may go on with."""
+
+    path: str
+    key: str
+    """Names the source."""
 
 
 class TargetFile:
@@ -82,31 +66,31 @@ class TargetFile:
         self, policy: PathPolicy, spec: TargetSpec, keep_free: int = 0, temps: TempFiles | None = None
     ) -> None:
         self.spec = spec
-        self.fd = -1
+        self.resume: Resumable | None = None
+        """Set where what was written is to be kept, when it is discarded, for another upload."""
         self._keep_free = keep_free
         self._temps = temps
-        self._temp = self._note = ""
+        self._new: NewFile | None = None
         self._policy = policy
         self._parent = policy.open_parent(spec.path)
         self._dirfd, self._name, self.rule = self._parent
         try:
             self._check_place()
             with file_errors(spec.path, self._dirfd):
-                self._create()
+                self._new = self._create()
         except BaseException:
             self.discard()
             raise
 
+    @property
+    def fd(self) -> int:
+        """Its descriptor."""
+        assert self._new is not None, "it has been discarded"
+        return self._new.fd
+
     def check_space(self, size: int) -> None:
         """Raises NO_SPACE where its file system has no room for so many bytes."""
-        free = free_bytes(self.fd)
-        if size <= free - self._keep_free:
-            return
-        shown = printable(self.spec.path)
-        kept = f", and limits.free_space keeps {self._keep_free} of them" if self._keep_free else ""
-        rule = {"rule": "limits.free_space", "limit": self._keep_free} if size <= free else {}
-        message = f"No space left on the file system for {size} bytes ({free} bytes are free{kept}): {shown}"
-        raise error("NO_SPACE", message, path=shown, free=free, **rule)
+        check_space(self.fd, size, self._keep_free, self.spec.path)
 
     def write(self, content: Buffer, offset: int) -> None:
         """Write at an offset; raises RpcError (NO_SPACE and so on)."""
@@ -127,41 +111,55 @@ class TargetFile:
         with file_errors(self.spec.path):
             return read_full(self.fd, length, offset)
 
+    def punch(self, offset: int, length: int) -> None:
+        """Make a part a hole; raises RpcError."""
+        with file_errors(self.spec.path, self._dirfd):
+            punch_hole(self.fd, offset, length)
+
+    def set_size(self, size: int) -> None:
+        """Cut it, or let it end with a hole; raises RpcError."""
+        with file_errors(self.spec.path, self._dirfd):
+            os.ftruncate(self.fd, size)
+
     def commit(self) -> None:
-        """Give it owner and mode, make it durable, put it in place in one step; on failure nothing is left of it."""
+        """Give it owner, mode and time, make it durable, put it in place in one step; on failure nothing is left."""
+        assert self._new is not None, "it has been discarded"
         try:
             self._policy.check_parent(self._parent, self.spec.path)
-            self._check_place()
+            existing = self._check_place()
+            attributes = self.spec.attributes
+            if existing is not None and stat.S_ISREG(existing.st_mode):
+                attributes = attributes.like(existing)
             with file_errors(self.spec.path, self._dirfd):
-                self._set_owner()
-                os.fchmod(self.fd, self.spec.mode)
+                try:
+                    attributes.set_on(self.fd)
+                except PermissionError:
+                    raise _not_given_away(self.spec.path) from None
                 os.fsync(self.fd)
-                self._put_in_place()
+                if self.spec.overwrite:
+                    self._new.put(self._name)
+                else:
+                    self._new.put_new(self._name)
                 self._sync_directory()
         finally:
             self.discard()
 
     def discard(self) -> None:
         """Remove what is not in place; does nothing the second time."""
-        if self._temp:
-            try:
-                os.unlink(self._temp, dir_fd=self._dirfd)
-            except FileNotFoundError:
-                pass
-            except OSError:  # its file system has become read-only, say: the next daemon may remove it
-                self._note = ""
-            self._named("")
-        for fd in (self.fd, self._dirfd):
-            if fd >= 0:
-                os.close(fd)
-        self.fd = self._dirfd = -1
+        if self._new is not None:
+            self._new.discard()
+            os.close(self._new.fd)
+            self._new = None
+        if self._dirfd >= 0:
+            os.close(self._dirfd)
+        self._dirfd = -1
 
-    def _check_place(self) -> None:
+    def _check_place(self) -> os.stat_result | None:
         shown = printable(self.spec.path)
         try:
             status = os.stat(self._name, dir_fd=self._dirfd, follow_symlinks=False)
         except FileNotFoundError:
-            return
+            return None
         except OSError as failure:
             raise as_rpc_error(failure, self.spec.path) from failure
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
@@ -169,61 +167,10 @@ class TargetFile:
             raise error("WRONG_FILE_TYPE", f"The target is a {kind(status)}: {shown}{hint}", path=shown)
         if not self.spec.overwrite:
             raise as_rpc_error(FileExistsError(errno.EEXIST, ""), self.spec.path)
+        return status
 
-    def _create(self) -> None:
-        flags = os.O_RDWR | os.O_CLOEXEC
-        try:
-            self.fd = os.open(".", flags | os.O_TMPFILE, 0o600, dir_fd=self._dirfd)
-            return
-        except OSError as failure:
-            if failure.errno not in _NO_TMPFILE:
-                raise
-        self._named(temp_name(), durable=True)
-        self.fd = os.open(self._temp, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=self._dirfd)
-
-    def _named(self, name: str, *, durable: bool = False) -> None:
-        """It is about to get a name, or has ("") none of its own any more."""
-        if self._temps is not None:
-            if name:
-                directory = os.readlink(f"/proc/self/fd/{self._dirfd}")
-                self._note = self._temps.note(directory, name, durable=durable)
-            else:
-                self._temps.forget(self._note)
-        self._temp = name
-
-    def _set_owner(self) -> None:
-        spec = self.spec
-        if (spec.uid, spec.gid) == (_KEEP, _KEEP):
-            return
-        try:
-            os.fchown(self.fd, spec.uid, spec.gid)
-        except PermissionError:
-            message = (
-                f"The daemon runs as user {os.geteuid()} and may not give files to others: leave owner and group out"
-            )
-            raise error("PERMISSION_DENIED", message, path=printable(spec.path)) from None
-
-    def _put_in_place(self) -> None:
-        if not self.spec.overwrite:
-            self._put_as_new()
-            return
-        if not self._temp:
-            self._named(temp_name())
-            self._link(self._temp)
-        os.rename(self._temp, self._name, src_dir_fd=self._dirfd, dst_dir_fd=self._dirfd)
-        self._named("")
-
-    def _put_as_new(self) -> None:
-        try:
-            self._link(self._name)
-        except OSError as failure:
-            if failure.errno not in _NO_LINKS or not self._temp:
-                raise
-            rename_new(self._dirfd, self._temp, self._name)
-            self._named("")
-
-    def _link(self, name: str) -> None:
-        os.link(f"/proc/self/fd/{self.fd}", name, dst_dir_fd=self._dirfd, follow_symlinks=True)
+    def _create(self) -> NewFile:
+        return NewFile(self._dirfd, TEMP_PREFIX, note=Noted(self._temps, self._dirfd))
 
     def _sync_directory(self) -> None:
         try:
@@ -236,29 +183,28 @@ class TargetFile:
             os.close(fd)
 
 
-def rename_new(dirfd: int, source: str, target: str) -> None:
-    """Rename within a directory, and fail if the target exists: renameat2(2), for file systems without hard links.
-
-    Raises OSError; EOPNOTSUPP where the C library (glibc before 2.28) or the file system cannot do it.
-    """
-    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if function is None:
-        raise OSError(errno.EOPNOTSUPP, "create without overwriting")
-    if function(dirfd, os.fsencode(source), dirfd, os.fsencode(target), _RENAME_NOREPLACE) != 0:
-        number = ctypes.get_errno()
-        if number in (errno.EINVAL, errno.ENOSYS):
-            raise OSError(errno.EOPNOTSUPP, "create without overwriting")
-        raise OSError(number, os.strerror(number))
+def check_space(fd: int, size: int, keep_free: int, path: str) -> None:
+    """Raises NO_SPACE where the file system of an open file has no room for so many bytes beside those kept free."""
+    free = free_bytes(fd)
+    if size <= free - keep_free:
+        return
+    shown = printable(path)
+    kept = f", and limits.free_space keeps {keep_free} of them" if keep_free else ""
+    rule = {"rule": "limits.free_space", "limit": keep_free} if size <= free else {}
+    message = f"No space left on the file system for {size} bytes ({free} bytes are free{kept}): {shown}"
+    raise error("NO_SPACE", message, path=shown, free=free, **rule)
 
 
-def _id(field: str, name: str, look_up: Callable[[str], int]) -> int:
-    """A user's or group's number: by name if there is one of that name, else the number itself (as chown(1) does)."""
-    if not name:
-        return _KEEP
-    try:
-        return look_up(name)
-    except (KeyError, ValueError):
-        pass
-    if name.isascii() and name.isdigit() and len(name) <= 10 and int(name) < _NO_ID:
-        return int(name)
-    raise error("INVALID_PARAMS", f"No such {field} in the guest: {name!r} (give a name or a number)", field=field)
+def _not_given_away(path: str) -> RpcError:
+    message = f"The daemon runs as user {os.geteuid()} and may not give files to others: leave owner and group out"
+    return error("PERMISSION_DENIED", message, path=printable(path))
+
+
+def _kept(request: Any) -> tuple[int | None, bool]:
+    """What only an upload in chunks can keep: its source's time, and the attributes of the file that it replaces."""
+    if "keep_attributes" not in request.DESCRIPTOR.fields_by_name:
+        return None, False
+    nanos: int = request.mtime_nanos
+    if not 0 <= nanos < 10**9:
+        raise error("INVALID_PARAMS", f"mtime_nanos is {nanos}: give 0 to 999999999", field="mtime_nanos")
+    return request.mtime * 10**9 + nanos if request.HasField("mtime") else None, request.keep_attributes

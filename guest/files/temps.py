@@ -31,11 +31,6 @@ _NOWHERE = (errno.ENOENT, errno.ENOTDIR)
 _log = logging.getLogger(__name__)
 
 
-def temp_name() -> str:
-    """A name that nobody can guess."""
-    return TEMP_PREFIX + secrets.token_hex(16)
-
-
 def state_directory() -> str:
     """Where the daemon keeps what must outlive it: systemd's StateDirectory if the unit has one."""
     given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
@@ -122,6 +117,26 @@ class TempFiles:
                     os.close(fd)
 
 
+class Noted:
+    """Takes note of the temporary name of one file in an open directory (vsrpc.newfile.Note)."""
+
+    __slots__ = ("_dirfd", "_temps", "_token")
+
+    def __init__(self, temps: TempFiles | None, dirfd: int) -> None:
+        self._temps = temps
+        self._dirfd = dirfd
+        self._token = ""
+
+    def __call__(self, name: str, durable: bool) -> None:
+        if self._temps is None:
+            return
+        if name:
+            directory = os.readlink(f"/proc/self/fd/{self._dirfd}")
+            self._token = self._temps.note(directory, name, durable=durable)
+        else:
+            self._temps.forget(self._token)
+
+
 def _locked_directory(parent: str) -> tuple[str, int]:
     """A new directory, locked."""
     os.makedirs(parent, mode=0o700, exist_ok=True)
@@ -154,7 +169,7 @@ def _remove_noted(notes: int, token: str, on_removed: Callable[[str], None]) -> 
 
 
 def _remove_file(directory: str, name: str) -> bool:
-    """Remove a regular file if it is there, and its directory still where it was: links lead nowhere else."""
+    """Remove a regular file or a link if it is there, and its directory still where it was: links lead nowhere else."""
     try:
         fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as failure:
@@ -164,7 +179,8 @@ def _remove_file(directory: str, name: str) -> bool:
     try:
         if os.readlink(f"/proc/self/fd/{fd}") != directory:
             return False
-        if not stat.S_ISREG(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+        mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
             return False
         os.unlink(name, dir_fd=fd)
         return True

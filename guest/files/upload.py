@@ -10,7 +10,7 @@ import threading
 from typing import Any, Callable
 
 from guest.errors import error
-from guest.files.content import BLOCK, new_md5
+from guest.files.content import BLOCK, SHA256, new_digest
 from guest.files.ranges import Ranges
 from guest.files.target import TargetFile
 from guest.os_errors import printable
@@ -37,6 +37,7 @@ class UploadSession:
         digest_early: bool,
         submit: Callable[[Callable[[], None]], object],
         budget: Budget,
+        checksum: int = 0,
     ) -> None:
         self.used = now
         self.path = target.spec.path
@@ -45,6 +46,10 @@ class UploadSession:
         self.chunk_size = chunk_size
         self.chunks = 0
         self.closed = False
+        self.checksum = checksum
+        self.stream = False
+        """Whether its size is said when it is finished."""
+        self.resume = target.resume
         self._target = target
         self._submit = submit
         self._budget = budget
@@ -53,7 +58,7 @@ class UploadSession:
         self._received = Ranges()
         self._writing: list[tuple[int, int]] = []
         self._digest_early = digest_early
-        self._digest: Any = new_md5()
+        self._digest: Any = new_digest(checksum)
         self._digested = 0
         self._digesting = False  # in another thread, from `_digested` on
         self._finishing = 0  # threads that digest what is left themselves
@@ -88,9 +93,14 @@ class UploadSession:
         finally:
             self._changed.release()
 
-    def close(self) -> None:
-        """End the upload and remove what is not in place; does nothing the second time."""
+    def close(self, keep: bool = True) -> None:
+        """End the upload and remove what is not in place; does nothing the second time.
+
+        `keep`: what another upload may go on with.
+        """
         with self._changed:
+            if not keep:
+                self._target.resume = None
             self._close()
             # So that it is removed when the caller hears of it, unless somebody's file system hangs.
             self._changed.wait_for(lambda: not self._writing and not self._digesting, _SETTLE)
@@ -114,31 +124,38 @@ class UploadSession:
         with self._changed:
             return self._received.total
 
-    def write(self, offset: int, content: Buffer) -> None:
-        """Take a chunk; one that has arrived already changes nothing. A failure to write ends the upload."""
-        end = offset + len(content)
+    def write(self, offset: int, content: Buffer, hole: int = 0) -> None:
+        """Take a chunk, or a hole in its place; one that has arrived already changes nothing.
+
+        A failure to write ends the upload.
+        """
+        size = hole or len(content)
+        end = offset + size
         if offset < 0 or end > self.size:
-            message = f"Chunk of {len(content)} bytes at offset {offset} is outside the file of {self.size} bytes"
+            message = f"Chunk of {size} bytes at offset {offset} is outside the file of {self.size} bytes"
             raise error("INVALID_PARAMS", f"{message} that was announced: {printable(self.path)}", offset=offset)
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: not any(start < end and offset < stop for start, stop in self._writing))
                 if self.closed:
                     raise self._gone()
-                if not content or self._has(offset, content):
+                if not size or (self._received.contains(offset, end) if hole else self._has(offset, content)):
                     return
                 if not self._received.overlaps(offset, end):
                     break
                 # What is in the digest, or waits for it, changes.
                 if not self._digesting:
-                    self._digest, self._digested = new_md5(), 0
+                    self._digest, self._digested = new_digest(self.checksum), 0
                     self._drop_kept()
                     break
                 self._changed.wait_for(lambda: not self._digesting)
             self._writing.append((offset, end))
         written = False
         try:
-            self._target.write(content, offset)
+            if hole:
+                self._target.punch(offset, hole)
+            else:
+                self._target.write(content, offset)
             written = True
         except RpcError as failure:
             self.failure = self.failure or failure
@@ -147,39 +164,71 @@ class UploadSession:
             with self._changed:
                 self._writing.remove((offset, end))
                 if written:
-                    self._take(offset, content)
+                    self._take(offset, end, content)
                 else:
+                    self._target.resume = None  # a full disk keeps nothing
                     self._close()
                 self._changed.notify_all()
                 self._discard_unused()
 
-    def _take(self, offset: int, content: Buffer) -> None:
+    def _take(self, offset: int, end: int, content: Buffer) -> None:
         """A chunk has been written."""
         self.chunks += 1
-        self._received.add(offset, offset + len(content))
+        self._received.add(offset, end)
         if self._digest_early and not self.closed:
-            self._keep(offset, content)
+            if len(content):
+                self._keep(offset, content)
             self._digest_on()
 
-    def finish(self, md5: str, go_on: Callable[[], None]) -> str:
-        """Check all that arrived and put it in place; returns its MD5, or "" where that is not wanted.
+    def present(self, offset: int, length: int, digest: str, go_on: Callable[[], None]) -> bool:
+        """Whether a part is there already, left by an interrupted upload; it then counts as arrived."""
+        if offset < 0 or offset + length > self.size:
+            message = f"Block of {length} bytes at offset {offset} is outside the file of {self.size} bytes"
+            raise error("INVALID_PARAMS", f"{message} that was announced: {printable(self.path)}", offset=offset)
+        actual = new_digest(self.checksum)
+        for start in range(offset, offset + length, BLOCK):
+            go_on()
+            wanted = min(BLOCK, offset + length - start)
+            block = self._target.read(wanted, start)
+            if len(block) < wanted:
+                return False
+            actual.update(block)
+        if actual.hexdigest() != digest.lower():
+            return False
+        with self._changed:
+            if self.closed:
+                raise self._gone()
+            self._received.add(offset, offset + length)
+        return True
 
-        Missing pieces leave the upload open, and so does `go_on`, which is called now and then and may raise.
+    def finish(self, wanted: str, go_on: Callable[[], None], size: int | None = None) -> str:
+        """Check all that arrived and put it in place; returns its digest, or "" where that is not wanted.
+
+        `size`: of the file, if it was not known before. Missing pieces leave the upload open, and so does `go_on`,
+        which is called now and then and may raise.
         """
         with self._changed:
             self._changed.wait_for(lambda: not self._writing)
             if self.closed:
                 raise self._gone()
+            if size is not None:
+                if self._received.overlaps(size, self.size):
+                    message = f"More bytes have arrived than the {size} announced: {printable(self.path)}"
+                    raise error("CONTENT_MISMATCH", f"{message} (upload again)", size=size)
+                self.size = size
             gap = self._received.first_gap(self.size)
             if gap is not None:
                 message = f"Bytes {gap[0]} to {gap[1] - 1} of {self.size} have not arrived: {printable(self.path)}"
                 raise error("CONTENT_MISMATCH", f"{message} (send them, then finish again)", offset=gap[0], end=gap[1])
+            self._target.set_size(self.size)
             actual = ""
-            if md5 or self._digest_early:
+            if wanted or self._digest_early:
                 actual = self._whole_digest(go_on)
-            if md5 and md5.lower() != actual:
+            self._target.resume = None
+            if wanted and wanted.lower() != actual:
                 self._close()
-                message = f"MD5 of what arrived is {actual}, not {md5.lower()}: {printable(self.path)}"
+                name = "SHA-256" if self.checksum == SHA256 else "MD5"
+                message = f"{name} of what arrived is {actual}, not {wanted.lower()}: {printable(self.path)}"
                 raise error("CONTENT_MISMATCH", f"{message} (the target is unchanged; upload again)", md5=actual)
             try:
                 self._target.commit()

@@ -58,6 +58,48 @@ def mounts(root: Path = Path("/")) -> list[Mount]:
     return list(found.values())
 
 
+@dataclass(frozen=True)
+class Usage:
+    """Space on a file system, in bytes; `files` that there may be (0 for any number) and that can still be made."""
+
+    device: str
+    mountpoint: str
+    fstype: str
+    total: int
+    used: int
+    available: int
+    files: int
+    files_free: int
+    read_only: bool
+
+
+def usage(path: str = "") -> list[Usage]:
+    """Space on the file system that holds a path, or on all that `mounts` tells. Raises OSError for the path."""
+    if not path:
+        found = [(each.device, each.mountpoint, each.fstype) for each in mounts()]
+        return [_usage(each, each[1]) for each in found]
+    real = os.path.realpath(path)
+    holding = [each[1:] for each in _mountinfo(Path("/")) if (real + "/").startswith(each[2].rstrip("/") + "/")]
+    return [_usage(holding[-1], real)]
+
+
+def _usage(mount: tuple[str, str, str], path: str) -> Usage:
+    stats = os.statvfs(path)
+    unit = stats.f_frsize
+    device, mountpoint, fstype = (text.encode("utf-8", "replace").decode() for text in mount)
+    return Usage(
+        device=device,
+        mountpoint=mountpoint,
+        fstype=fstype,
+        total=stats.f_blocks * unit,
+        used=(stats.f_blocks - stats.f_bfree) * unit,
+        available=stats.f_bavail * unit,
+        files=stats.f_files,
+        files_free=stats.f_favail,
+        read_only=bool(stats.f_flag & os.ST_RDONLY),
+    )
+
+
 def _mountinfo(root: Path) -> list[tuple[int, str, str, str]]:
     """(order, device, mountpoint, fstype) of proc(5)'s mountinfo, shortest mountpoint first.
 

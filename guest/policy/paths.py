@@ -24,6 +24,9 @@ from guest.policy.denied import KEY, OWN_FILES, DenyList, always, refusal, why_w
 from guest.policy.resolve import kind, look, plain, reopen, where, within, world_visible
 from vsrpc.errors import RpcError
 
+METADATA, READ, WRITE = "metadata", "read", "write"
+"""What is done with a file: looked at, its content read, its content or its name changed."""
+
 VISIBLE = "metadata that every user of the guest can see"
 """The rule by which metadata outside the configured places may be read."""
 
@@ -240,6 +243,20 @@ class PathPolicy:
             _close(fd)
             raise
         return Found(fd, rule != VISIBLE, rule)
+
+    def judge(self, path: str, real: str, fd: int | None, access: str) -> str:
+        """Judge what was opened (None for nothing) and where that is or would be: the rule that allows it."""
+        if access == METADATA:
+            return self._judge_metadata(path, real, fd, real)
+        return self._judge_content(path, real, fd, write=access == WRITE)
+
+    def judge_directory(self, path: str, real: str, fd: int, access: str) -> tuple[str, bool]:
+        """The same for a directory; and whether that rule is also the one of what is in it, but for its name."""
+        rule = self.judge(path, real, fd, access)
+        inside = real if real.endswith("/") else real + "/"
+        others = (*(place.real for place in self._places), *self._program)
+        alike = len(self._deny_list.judge(path, real, fd)) == 1 and self._deny_list.is_plain_below(real)
+        return rule, alike and not any(other.startswith(inside) for other in others)
 
     def _judge_content(self, path: str, real: str, fd: int | None, *, write: bool = False) -> str:
         spots = self._deny_list.judge(path, real, fd)

@@ -62,6 +62,14 @@ def _in(module: str, name: str) -> Command:
     return run
 
 
+def _file_command(module: str, name: str) -> Command:
+    def run(client: VirtioRPCClient, args: Arguments) -> int:
+        command: Command = getattr(importlib.import_module(f"host.cli.{module}"), name)
+        return command(client, args)
+
+    return run
+
+
 def _exec(client: VirtioRPCClient, args: Arguments) -> int:
     if not args.raw:
         return _in("jobs", "exec_")(client, args)
@@ -104,7 +112,10 @@ def _print_transfer(what: str, envelope: Mapping[str, Any], path: str, args: Arg
         return _print_data(envelope, args)
     data = envelope["data"]
     print_line(f"{what} successful: {path} ({data['size']} bytes)")
-    print_line(f"MD5: {data['md5']}" if data["md5"] else "Checksum: CRC-32 of each message")
+    if data.get("sha256"):
+        print_line(f"SHA256: {data['sha256']}")
+    else:
+        print_line(f"MD5: {data['md5']}" if data["md5"] else "Checksum: CRC-32 of each message")
     return exits.OK
 
 
@@ -138,6 +149,20 @@ COMMANDS: Mapping[str, Command] = {
     "interfaces": _in("machine", "interfaces"),
     "upload": _upload,
     "download": _download,
+    "cp": _file_command("copying", "cp"),
+    "sync": _file_command("copying", "sync"),
+    "ls": _file_command("listing", "ls"),
+    "stat": _file_command("listing", "stat"),
+    "df": _file_command("listing", "df"),
+    "checksum": _file_command("listing", "checksum"),
+    "mkdir": _file_command("files", "mkdir"),
+    "rm": _file_command("files", "rm"),
+    "mv": _file_command("files", "mv"),
+    "chmod": _file_command("files", "chmod"),
+    "chown": _file_command("files", "chown"),
+    "ln": _file_command("files", "ln"),
+    "touch": _file_command("files", "touch"),
+    "tail": _file_command("files", "tail"),
     "file-info": _file_info,
     "service": _in("units", "service"),
     "units": _in("units", "units"),

@@ -7,6 +7,7 @@ import math
 from typing import NoReturn, Sequence
 
 from host.cli import exits
+from host.cli.parser_files import add_copies, add_file_commands
 from host.cli.parser_journal import add_journal
 from host.cli.parser_provisioning import add_commands
 from host.errors import UsageError
@@ -75,7 +76,8 @@ def _build() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser, prog=PROG)
 
     def command(name: str, help: str, timeout: bool = True) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        # A command's own options may take the short names of common ones (cp -r), which then stand before the command.
+        added = commands.add_parser(name, help=help, description=help, allow_abbrev=False, conflict_handler="resolve")
         added.set_defaults(command=name)
         _add_common(added, timeout)
         return added
@@ -124,6 +126,9 @@ def _build() -> argparse.ArgumentParser:
     download.add_argument("remote", metavar="REMOTE", help="absolute path in the guest")
     download.add_argument("local", metavar="LOCAL", help="file to write; in a directory, the name is kept")
     _add_transfer(download)
+
+    add_copies(command, _add_chunk_size)
+    add_file_commands(command)
 
     file_info = command("file-info", "describe a file of the guest")
     file_info.add_argument("path", metavar="PATH", help="absolute path in the guest")
@@ -200,19 +205,23 @@ def _add_patience(parser: argparse.ArgumentParser, default: float, help: str) ->
 
 def _add_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-overwrite", action="store_true", help="fail if the target exists")
+    _add_chunk_size(parser)
+    parser.add_argument(
+        "--checksum",
+        choices=CHECKSUMS,
+        default=MD5,
+        help="what checks the content from end to end: md5, sha256, or crc32, the CRC-32 of each message alone, which "
+        "costs a slow guest less (default: md5)",
+    )
+
+
+def _add_chunk_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chunk-size",
         type=_chunk_size,
         default=DEFAULT_CHUNK_SIZE,
         metavar="SIZE",
-        help="bytes per call for files over 2 MiB: up to 5MiB, with suffixes as in 512K or 2MB (default: 2MB)",
-    )
-    parser.add_argument(
-        "--checksum",
-        choices=CHECKSUMS,
-        default=MD5,
-        help="what checks the content from end to end: md5, or crc32, the CRC-32 of each message alone, which costs a "
-        "slow guest less (default: md5)",
+        help="bytes per call for large files: up to 5MiB, with suffixes as in 512K or 2MB (default: 2MB)",
     )
 
 

@@ -14,6 +14,7 @@ import json
 import os
 import queue
 import select
+import subprocess
 import sys
 import threading
 from typing import Any, Callable
@@ -156,6 +157,36 @@ def receive(port: Port, path: str, size: int, md5: bool) -> None:
     port.write([memoryview(record({"size": done, "md5": ring.digest()}))])
 
 
+def unpack(port: Port, path: str) -> None:
+    """A tar archive of the host, unpacked: in blocks, each after a record of its size; the last is empty."""
+    tar = subprocess.Popen(["tar", "-x", "-C", path], stdin=subprocess.PIPE)
+    assert tar.stdin is not None
+    buffer = memoryview(bytearray(READ_BLOCK))
+    while True:
+        left = port.read_record()["size"]
+        if not left:
+            break
+        while left:
+            count = port.read_into(cut(buffer[: min(left, READ_BLOCK)], READ_SLICE))
+            tar.stdin.write(buffer[:count])
+            left -= count
+    tar.stdin.close()
+    port.write([memoryview(record({"status": tar.wait()}))])
+
+
+def pack(port: Port, path: str) -> None:
+    """A tar archive of a directory to the host, in blocks of which each comes after a record of its size."""
+    tar = subprocess.Popen(["tar", "-c", "-C", path, "."], stdout=subprocess.PIPE)
+    assert tar.stdout is not None
+    while True:
+        block = tar.stdout.read(WRITE_BLOCK)
+        port.write([memoryview(record({"size": len(block)}))])
+        if not block:
+            break
+        port.write(cut(memoryview(block), WRITE_SLICE))
+    port.write([memoryview(record({"status": tar.wait()}))])
+
+
 def main() -> None:
     """Serve."""
     port = Port(sys.argv[1])
@@ -168,6 +199,10 @@ def main() -> None:
             send(port, request["path"], request["md5"])
         elif request["op"] == "receive":
             receive(port, request["path"], request["size"], request["md5"])
+        elif request["op"] == "unpack":
+            unpack(port, request["path"])
+        elif request["op"] == "pack":
+            pack(port, request["path"])
         else:
             return
 

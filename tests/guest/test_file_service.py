@@ -20,12 +20,12 @@ from typing import Any, Iterator
 import pytest
 from servicer_helpers import as_ordinary_user, context, refused
 
-from guest.files import target
 from guest.files.sessions import UploadSessions
 from guest.policy.paths import PathPolicy
 from guest.services import file as file_service
 from guest.services.file import FileService
 from vsrpc.errors import RpcError
+from vsrpc.newfile import rename_new
 from vsrpc.v1 import file_pb2 as pb
 
 ROOM = 10 * 1024 * 1024
@@ -253,10 +253,10 @@ def test_rename_new_never_replaces(place: Path) -> None:
     fd = os.open(place, os.O_RDONLY)
     try:
         (place / "a").write_text("a")
-        target.rename_new(fd, "a", "b")
+        rename_new(fd, "a", "b")
         (place / "a").write_text("a2")
         with pytest.raises(FileExistsError):
-            target.rename_new(fd, "a", "b")
+            rename_new(fd, "a", "b")
     finally:
         os.close(fd)
     assert (place / "b").read_text() == "a"
@@ -410,6 +410,12 @@ def test_stat_of_a_file(place: Path, service: FileService) -> None:
         atime=1111,
         ctime=int(path.stat().st_ctime),
         md5=hashlib.md5(b"abc").hexdigest(),
+        uid=os.getuid(),
+        gid=os.getgid(),
+        device=path.stat().st_dev,
+        inode=path.stat().st_ino,
+        links=1,
+        allocated=path.stat().st_blocks * 512,
     )
 
 

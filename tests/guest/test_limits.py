@@ -20,7 +20,7 @@ from guest import config
 from guest.config import LimitsConfig
 from guest.files import target
 from guest.files.sessions import UploadSessions
-from guest.files.temps import TempFiles, temp_name
+from guest.files.temps import TEMP_PREFIX, TempFiles
 from guest.policy.commands import CommandPolicy
 from guest.policy.paths import PathPolicy
 from guest.services.file import FileService
@@ -220,7 +220,7 @@ def begin(channel: vsrpc.Channel, place: Path, name: str) -> None:
 
 def test_what_a_killed_daemon_was_given_is_removed_by_the_next(tmp_path: Path) -> None:
     """And nothing else: not what a living daemon uses, nor what only looks like it."""
-    other = tmp_path / "files" / temp_name()
+    other = tmp_path / "files" / (TEMP_PREFIX + "0" * 32)
     with daemon(tmp_path, "living") as (_, living):
         begin(living, tmp_path, "a")
         (in_use,) = os.listdir(tmp_path / "files")
@@ -250,7 +250,7 @@ class Crashed:
         self.files = place / "files"
         self.files.mkdir()
         self._temps = TempFiles(f"{place}/state")
-        self.name = temp_name()
+        self.name = TEMP_PREFIX + "1" * 32
 
     def leave(self, directory: str = "", name: str = "") -> None:
         self._temps.note(directory or str(self.files), name or self.name)
@@ -275,9 +275,7 @@ def test_leftovers(tmp_path: Path) -> None:
     assert (os.listdir(crashed.files), crashed.notes()) == ([], [])
 
 
-@pytest.mark.parametrize(
-    "how", ["gone", "directory gone", "directory is a link", "a directory", "a link", "another name"]
-)
+@pytest.mark.parametrize("how", ["gone", "directory gone", "directory is a link", "a directory", "another name"])
 def test_what_is_not_a_leftover(tmp_path: Path, how: str) -> None:
     crashed = Crashed(tmp_path)
     place = crashed.files / crashed.name
@@ -291,8 +289,6 @@ def test_what_is_not_a_leftover(tmp_path: Path, how: str) -> None:
         crashed.files.symlink_to(victim)
     elif how == "a directory":
         place.mkdir()
-    elif how == "a link":
-        place.symlink_to(victim / crashed.name)
     if how == "another name":
         crashed.leave(str(victim), "passwd")
         (victim / "passwd").write_bytes(b"x")

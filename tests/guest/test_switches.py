@@ -15,7 +15,7 @@ from vsrpc.wire import Headers, Request
 
 READING = {
     "System": {"Ping", "Info", "Status"},
-    "File": {"Download", "DownloadChunk", "Stat"},
+    "File": {"Download", "DownloadChunk", "Stat", "List", "ReadFiles", "Checksum", "DataRanges", "FileSystems", "Tail"},
     "Job": {"Read", "Wait", "List"},
     "Machine": {"GetTime", "Processes"},
     "ServiceManager": {"ListUnits", "Journal"},
@@ -25,7 +25,8 @@ CHANGING = {
     "Machine": {"Power", "SetTime", "SetHostname", "Freeze", "Thaw", "Trim"},
     "Shell": {"Exec"},
     "Job": {"Start", "Write", "Signal", "Resize", "Forget"},
-    "File": {"Upload", "InitUpload", "UploadChunk", "FinishUpload", "AbortUpload"},
+    "File": {"Upload", "InitUpload", "UploadChunk", "FinishUpload", "AbortUpload", "ResumeUpload"}
+    | {"WriteFiles", "MakeDirectory", "Remove", "Rename", "SetAttributes", "Link", "Touch"},
     "ServiceManager": {"Control"},
 }
 ROUTES = [route for service in (*KEYS.values(), *WITH.values()) for route in service.routes]

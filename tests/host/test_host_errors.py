@@ -60,6 +60,7 @@ def test_every_client_side_failure_has_a_class_of_its_own() -> None:
         "READ_TIMEOUT": exits.TIMEOUT,
         "WRITE_TIMEOUT": exits.TIMEOUT,
         "PROTOCOL_ERROR": exits.PROTOCOL,
+        "INCOMPLETE": exits.REMOTE,
     }
 
 

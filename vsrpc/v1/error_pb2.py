@@ -4,7 +4,7 @@ from vsrpc import pbload
 pbload.load(
     b'\n\x14vsrpc/v1/error.proto\x12\x08vsrpc.v1"\x8c\x01\n\x0bErrorDetail\x12!\n\x04code\x18\x01 \x01(\x0e2\x13'
     b'.vsrpc.v1.ErrorCode\x12-\n\x04data\x18\x02 \x03(\x0b2\x1f.vsrpc.v1.ErrorDetail.DataEnt'
-    b'ry\x1a+\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x028\x01*\xe8\x08\n\tErrorCode\x12\x1a\n'
+    b'ry\x1a+\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x028\x01*\x84\t\n\tErrorCode\x12\x1a\n'
     b'\x16ERROR_CODE_UNSPECIFIED\x10\x00\x12\x1f\n\x1aERROR_CODE_CMD_EXEC_FAILED\x10\xe9\x07\x12\x1b\n\x16ER'
     b'ROR_CODE_CMD_TIMEOUT\x10\xea\x07\x12\x1d\n\x18ERROR_CODE_CMD_NOT_FOUND\x10\xeb\x07\x12\x1e\n\x19ERROR_'
     b'CODE_INVALID_PARAMS\x10\xd1\x0f\x12 \n\x1bERROR_CODE_JSON_PARSE_ERROR\x10\xd2\x0f\x12 \n\x1bERRO'
@@ -22,7 +22,7 @@ pbload.load(
     b"ERROR_CODE_CANCELLED\x10\x8f'\x12\x1f\n\x1aERROR_CODE_OUTCOME_UNKNOWN\x10\x90'\x12\x1f\n\x1aERRO"
     b'R_CODE_CONNECTION_LOST\x10\xf1.\x12\x1c\n\x17ERROR_CODE_READ_TIMEOUT\x10\xf2.\x12\x1d\n\x18ERROR'
     b'_CODE_WRITE_TIMEOUT\x10\xf3.\x12"\n\x1dERROR_CODE_CONNECTION_REFUSED\x10\xf4.\x12\x1e\n\x19ER'
-    b'ROR_CODE_PROTOCOL_ERROR\x10\xf5.b\x06proto3',
+    b'ROR_CODE_PROTOCOL_ERROR\x10\xf5.\x12\x1a\n\x15ERROR_CODE_INCOMPLETE\x10\xf6.b\x06proto3',
     "vsrpc/v1/error.proto",
     globals(),
 )

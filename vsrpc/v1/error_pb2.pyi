@@ -95,6 +95,8 @@ class _ErrorCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorCode.V
     """Client side: no connection to the port (no such socket, nobody listens, no permission)."""
     ERROR_CODE_PROTOCOL_ERROR: _ErrorCode.ValueType  # 6005
     """Client side: what answers is not a vsrpc guest, or not a version that this client speaks."""
+    ERROR_CODE_INCOMPLETE: _ErrorCode.ValueType  # 6006
+    """Client side: of many files some were not copied; the error's data lists them, with the reasons."""
 
 class ErrorCode(_ErrorCode, metaclass=_ErrorCodeEnumTypeWrapper):
     """What went wrong, as a number that does not change. The REST envelope carries it as `code`; on rpc
@@ -171,6 +173,8 @@ ERROR_CODE_CONNECTION_REFUSED: ErrorCode.ValueType  # 6004
 """Client side: no connection to the port (no such socket, nobody listens, no permission)."""
 ERROR_CODE_PROTOCOL_ERROR: ErrorCode.ValueType  # 6005
 """Client side: what answers is not a vsrpc guest, or not a version that this client speaks."""
+ERROR_CODE_INCOMPLETE: ErrorCode.ValueType  # 6006
+"""Client side: of many files some were not copied; the error's data lists them, with the reasons."""
 Global___ErrorCode: _TypeAlias = ErrorCode  # noqa: Y015
 
 @_typing.final

@@ -40,4 +40,5 @@ ERROR_CODES: tuple[ErrorCodeEntry, ...] = (
     ErrorCodeEntry("WRITE_TIMEOUT", 6003, 0, "DEADLINE_EXCEEDED"),
     ErrorCodeEntry("CONNECTION_REFUSED", 6004, 0, "UNAVAILABLE"),
     ErrorCodeEntry("PROTOCOL_ERROR", 6005, 0, "INTERNAL"),
+    ErrorCodeEntry("INCOMPLETE", 6006, 0, "ABORTED"),
 )

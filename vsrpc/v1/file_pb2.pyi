@@ -3,8 +3,10 @@
 isort:skip_file
 Files of the guest, whole and in chunks."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -29,6 +31,8 @@ class _ChecksumEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Checksum.Val
     """MD5 of the file, and of each chunk."""
     CHECKSUM_CRC32: _Checksum.ValueType  # 2
     """Nothing more: the CRC-32 of each body is all. Faster, where the guest's CPU is slow."""
+    CHECKSUM_SHA256: _Checksum.ValueType  # 3
+    """SHA-256 of the file, and of each chunk."""
 
 class Checksum(_Checksum, metaclass=_ChecksumEnumTypeWrapper):
     """How the content of a file is checked from end to end, beyond the CRC-32 that every body has in a session."""
@@ -39,6 +43,8 @@ CHECKSUM_MD5: Checksum.ValueType  # 1
 """MD5 of the file, and of each chunk."""
 CHECKSUM_CRC32: Checksum.ValueType  # 2
 """Nothing more: the CRC-32 of each body is all. Faster, where the guest's CPU is slow."""
+CHECKSUM_SHA256: Checksum.ValueType  # 3
+"""SHA-256 of the file, and of each chunk."""
 Global___Checksum: _TypeAlias = Checksum  # noqa: Y015
 
 @_typing.final
@@ -53,6 +59,7 @@ class UploadRequest(_message.Message):
     OWNER_FIELD_NUMBER: _builtins.int
     GROUP_FIELD_NUMBER: _builtins.int
     OVERWRITE_FIELD_NUMBER: _builtins.int
+    PATH_BYTES_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Absolute path of the target."""
     content: _builtins.bytes
@@ -65,6 +72,8 @@ class UploadRequest(_message.Message):
     """Group, by name or number; the daemon's group when empty."""
     overwrite: _builtins.bool
     """Whether an existing file may be replaced; true when absent."""
+    path_bytes: _builtins.bytes
+    """The path, in place of `path`, where it is no UTF-8."""
     def __init__(
         self,
         *,
@@ -74,10 +83,11 @@ class UploadRequest(_message.Message):
         owner: _builtins.str = ...,
         group: _builtins.str = ...,
         overwrite: _builtins.bool | None = ...,
+        path_bytes: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_overwrite", b"_overwrite", "overwrite", b"overwrite"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overwrite", b"_overwrite", "content", b"content", "group", b"group", "mode", b"mode", "overwrite", b"overwrite", "owner", b"owner", "path", b"path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overwrite", b"_overwrite", "content", b"content", "group", b"group", "mode", b"mode", "overwrite", b"overwrite", "owner", b"owner", "path", b"path", "path_bytes", b"path_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__overwrite: _TypeAlias = _typing.Literal["overwrite"]  # noqa: Y015
     _WhichOneofArgType__overwrite: _TypeAlias = _typing.Literal["_overwrite", b"_overwrite"]  # noqa: Y015
@@ -124,22 +134,26 @@ class DownloadRequest(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     LENGTH_FIELD_NUMBER: _builtins.int
+    PATH_BYTES_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Absolute path of the file."""
     offset: _builtins.int
     """Where to begin, in bytes."""
     length: _builtins.int
     """Bytes to read at most; all that the size limit of a reply allows when 0."""
+    path_bytes: _builtins.bytes
+    """The path, in place of `path`, where it is no UTF-8."""
     def __init__(
         self,
         *,
         path: _builtins.str = ...,
         offset: _builtins.int = ...,
         length: _builtins.int = ...,
+        path_bytes: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["length", b"length", "offset", b"offset", "path", b"path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["length", b"length", "offset", b"offset", "path", b"path", "path_bytes", b"path_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -194,16 +208,20 @@ class StatRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PATH_FIELD_NUMBER: _builtins.int
+    PATH_BYTES_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Absolute path."""
+    path_bytes: _builtins.bytes
+    """The path, in place of `path`, where it is no UTF-8."""
     def __init__(
         self,
         *,
         path: _builtins.str = ...,
+        path_bytes: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "path_bytes", b"path_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -226,6 +244,13 @@ class StatResponse(_message.Message):
     ATIME_FIELD_NUMBER: _builtins.int
     CTIME_FIELD_NUMBER: _builtins.int
     MD5_FIELD_NUMBER: _builtins.int
+    LINK_TARGET_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    GID_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    INODE_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
+    ALLOCATED_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Absolute path, as asked."""
     exists: _builtins.bool
@@ -250,6 +275,20 @@ class StatResponse(_message.Message):
     """MD5 of a regular file's content in hexadecimal; empty for other kinds, for files over the guest's limit (16 MiB)
     and for files whose content the policy does not let be read.
     """
+    link_target: _builtins.bytes
+    """What a symbolic link holds."""
+    uid: _builtins.int
+    """Owner's number."""
+    gid: _builtins.int
+    """Group's number."""
+    device: _builtins.int
+    """The file system's number."""
+    inode: _builtins.int
+    """Number on the file system."""
+    links: _builtins.int
+    """How many names (hard links) it has."""
+    allocated: _builtins.int
+    """Bytes that it takes on the file system: fewer than `size` where it has holes."""
     def __init__(
         self,
         *,
@@ -264,10 +303,17 @@ class StatResponse(_message.Message):
         atime: _builtins.int = ...,
         ctime: _builtins.int = ...,
         md5: _builtins.str = ...,
+        link_target: _builtins.bytes = ...,
+        uid: _builtins.int = ...,
+        gid: _builtins.int = ...,
+        device: _builtins.int = ...,
+        inode: _builtins.int = ...,
+        links: _builtins.int = ...,
+        allocated: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["atime", b"atime", "ctime", b"ctime", "exists", b"exists", "group", b"group", "md5", b"md5", "mode", b"mode", "mtime", b"mtime", "owner", b"owner", "path", b"path", "size", b"size", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "atime", b"atime", "ctime", b"ctime", "device", b"device", "exists", b"exists", "gid", b"gid", "group", b"group", "inode", b"inode", "link_target", b"link_target", "links", b"links", "md5", b"md5", "mode", b"mode", "mtime", b"mtime", "owner", b"owner", "path", b"path", "size", b"size", "type", b"type", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -286,6 +332,14 @@ class InitUploadRequest(_message.Message):
     GROUP_FIELD_NUMBER: _builtins.int
     OVERWRITE_FIELD_NUMBER: _builtins.int
     CHECKSUM_FIELD_NUMBER: _builtins.int
+    PATH_BYTES_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
+    DATA_SIZE_FIELD_NUMBER: _builtins.int
+    RESUME_KEY_FIELD_NUMBER: _builtins.int
+    MTIME_FIELD_NUMBER: _builtins.int
+    MTIME_NANOS_FIELD_NUMBER: _builtins.int
+    KEEP_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    CHUNK_DIGESTS_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Absolute path of the target."""
     size: _builtins.int
@@ -300,6 +354,24 @@ class InitUploadRequest(_message.Message):
     """Whether an existing file may be replaced; true when absent."""
     checksum: Global___Checksum.ValueType
     """With CHECKSUM_CRC32, the file's MD5 is computed only if FinishUploadRequest brings one."""
+    path_bytes: _builtins.bytes
+    """The path, in place of `path`, where it is no UTF-8."""
+    stream: _builtins.bool
+    """Instead of `size`: it is said when the upload is finished."""
+    data_size: _builtins.int
+    """Bytes of the file that are no holes, which is what needs space; `size` when 0."""
+    resume_key: _builtins.str
+    """Names the source, its size and time, in up to 64 letters and digits. What was written is then kept for a day if the
+    upload is interrupted, and the next upload with the same key to the same target goes on there.
+    """
+    mtime: _builtins.int
+    """Last change of the content that the file shall have; now when absent."""
+    mtime_nanos: _builtins.int
+    """Nanoseconds beyond `mtime`."""
+    keep_attributes: _builtins.bool
+    """Whether a file that is replaced keeps its mode, owner and group."""
+    chunk_digests: _builtins.bool
+    """Each chunk brings its digest, so that none of the whole file is computed."""
     def __init__(
         self,
         *,
@@ -310,13 +382,26 @@ class InitUploadRequest(_message.Message):
         group: _builtins.str = ...,
         overwrite: _builtins.bool | None = ...,
         checksum: Global___Checksum.ValueType = ...,
+        path_bytes: _builtins.bytes = ...,
+        stream: _builtins.bool = ...,
+        data_size: _builtins.int = ...,
+        resume_key: _builtins.str = ...,
+        mtime: _builtins.int | None = ...,
+        mtime_nanos: _builtins.int = ...,
+        keep_attributes: _builtins.bool = ...,
+        chunk_digests: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_overwrite", b"_overwrite", "overwrite", b"overwrite"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mtime", b"_mtime", "_overwrite", b"_overwrite", "mtime", b"mtime", "overwrite", b"overwrite"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overwrite", b"_overwrite", "checksum", b"checksum", "group", b"group", "mode", b"mode", "overwrite", b"overwrite", "owner", b"owner", "path", b"path", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mtime", b"_mtime", "_overwrite", b"_overwrite", "checksum", b"checksum", "chunk_digests", b"chunk_digests", "data_size", b"data_size", "group", b"group", "keep_attributes", b"keep_attributes", "mode", b"mode", "mtime", b"mtime", "mtime_nanos", b"mtime_nanos", "overwrite", b"overwrite", "owner", b"owner", "path", b"path", "path_bytes", b"path_bytes", "resume_key", b"resume_key", "size", b"size", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__mtime: _TypeAlias = _typing.Literal["mtime"]  # noqa: Y015
+    _WhichOneofArgType__mtime: _TypeAlias = _typing.Literal["_mtime", b"_mtime"]  # noqa: Y015
     _WhichOneofReturnType__overwrite: _TypeAlias = _typing.Literal["overwrite"]  # noqa: Y015
     _WhichOneofArgType__overwrite: _TypeAlias = _typing.Literal["_overwrite", b"_overwrite"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mtime) -> _WhichOneofReturnType__mtime | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__overwrite) -> _WhichOneofReturnType__overwrite | None: ...
 
 Global___InitUploadRequest: _TypeAlias = InitUploadRequest  # noqa: Y015
@@ -330,22 +415,26 @@ class InitUploadResponse(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     CHUNK_SIZE_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
+    RESUMABLE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Names the upload in the calls that follow."""
     chunk_size: _builtins.int
     """Chunk size that the guest suggests, in bytes; `chunk_index` counts in it."""
     path: _builtins.str
     """Absolute path of the target."""
+    resumable: _builtins.int
+    """Bytes that an earlier upload with the same key has left: compare them with ResumeUpload."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         chunk_size: _builtins.int = ...,
         path: _builtins.str = ...,
+        resumable: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_size", b"chunk_size", "path", b"path", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_size", b"chunk_size", "path", b"path", "resumable", b"resumable", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -361,6 +450,8 @@ class UploadChunkRequest(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     CHUNK_INDEX_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
+    HOLE_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """From InitUploadResponse."""
     offset: _builtins.int
@@ -369,6 +460,10 @@ class UploadChunkRequest(_message.Message):
     """Instead of `offset`: the chunk's number from 0, in units of the suggested chunk size."""
     content: _builtins.bytes
     """The chunk's bytes."""
+    hole: _builtins.int
+    """In place of `content`: so many bytes from `offset` on are a hole."""
+    digest: _builtins.str
+    """Digest of `content` in hexadecimal, by the upload's checksum; checked when given."""
     def __init__(
         self,
         *,
@@ -376,10 +471,12 @@ class UploadChunkRequest(_message.Message):
         offset: _builtins.int | None = ...,
         chunk_index: _builtins.int | None = ...,
         content: _builtins.bytes = ...,
+        hole: _builtins.int = ...,
+        digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_chunk_index", b"_chunk_index", "_offset", b"_offset", "chunk_index", b"chunk_index", "offset", b"offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chunk_index", b"_chunk_index", "_offset", b"_offset", "chunk_index", b"chunk_index", "content", b"content", "offset", b"offset", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_chunk_index", b"_chunk_index", "_offset", b"_offset", "chunk_index", b"chunk_index", "content", b"content", "digest", b"digest", "hole", b"hole", "offset", b"offset", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__chunk_index: _TypeAlias = _typing.Literal["chunk_index"]  # noqa: Y015
     _WhichOneofArgType__chunk_index: _TypeAlias = _typing.Literal["_chunk_index", b"_chunk_index"]  # noqa: Y015
@@ -438,19 +535,27 @@ class FinishUploadRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     MD5_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """From InitUploadResponse."""
     md5: _builtins.str
     """MD5 of the whole file in hexadecimal; checked when given."""
+    sha256: _builtins.str
+    """SHA-256 of the whole file in hexadecimal; checked when given."""
+    size: _builtins.int
+    """Size of the file, if it was not said at the beginning."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         md5: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["md5", b"md5", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["md5", b"md5", "session_id", b"session_id", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -466,6 +571,7 @@ class FinishUploadResponse(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     MD5_FIELD_NUMBER: _builtins.int
     CHUNKS_RECEIVED_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Absolute path of the target."""
     size: _builtins.int
@@ -474,6 +580,8 @@ class FinishUploadResponse(_message.Message):
     """MD5 of the file, in hexadecimal; empty where it was not computed."""
     chunks_received: _builtins.int
     """Number of chunks that were written."""
+    sha256: _builtins.str
+    """SHA-256 of the file, in hexadecimal, where the upload's checksum is that."""
     def __init__(
         self,
         *,
@@ -481,14 +589,75 @@ class FinishUploadResponse(_message.Message):
         size: _builtins.int = ...,
         md5: _builtins.str = ...,
         chunks_received: _builtins.int = ...,
+        sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks_received", b"chunks_received", "md5", b"md5", "path", b"path", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks_received", b"chunks_received", "md5", b"md5", "path", b"path", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FinishUploadResponse: _TypeAlias = FinishUploadResponse  # noqa: Y015
+
+@_typing.final
+class ResumeUploadRequest(_message.Message):
+    """Request of File.ResumeUpload."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    BLOCK_SIZE_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """From InitUploadResponse."""
+    offset: _builtins.int
+    """Where the first block begins, in bytes."""
+    block_size: _builtins.int
+    """Bytes of each block; the last one of the file may be shorter."""
+    @_builtins.property
+    def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the blocks shall be: SHA-256 in hexadecimal if that is the upload's checksum, else MD5."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        block_size: _builtins.int = ...,
+        digests: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "digests", b"digests", "offset", b"offset", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeUploadRequest: _TypeAlias = ResumeUploadRequest  # noqa: Y015
+
+@_typing.final
+class ResumeUploadResponse(_message.Message):
+    """Reply of File.ResumeUpload."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRESENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def present(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """For each block whether it is there."""
+
+    def __init__(
+        self,
+        *,
+        present: _abc.Iterable[_builtins.bool] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["present", b"present"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeUploadResponse: _TypeAlias = ResumeUploadResponse  # noqa: Y015
 
 @_typing.final
 class AbortUploadRequest(_message.Message):
@@ -497,16 +666,20 @@ class AbortUploadRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """From InitUploadResponse."""
+    keep: _builtins.bool
+    """Whether what was written shall be kept for the next upload with the same `resume_key`."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
+        keep: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep", b"keep", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -548,6 +721,7 @@ class DownloadChunkRequest(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     CHECKSUM_FIELD_NUMBER: _builtins.int
+    PATH_BYTES_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Absolute path of the file."""
     offset: _builtins.int
@@ -556,6 +730,8 @@ class DownloadChunkRequest(_message.Message):
     """Bytes to read at most: 2 MiB when 0, 5 MiB at most."""
     checksum: Global___Checksum.ValueType
     """With CHECKSUM_CRC32, `chunk_md5` is not computed."""
+    path_bytes: _builtins.bytes
+    """The path, in place of `path`, where it is no UTF-8."""
     def __init__(
         self,
         *,
@@ -563,10 +739,11 @@ class DownloadChunkRequest(_message.Message):
         offset: _builtins.int = ...,
         size: _builtins.int = ...,
         checksum: Global___Checksum.ValueType = ...,
+        path_bytes: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "offset", b"offset", "path", b"path", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "offset", b"offset", "path", b"path", "path_bytes", b"path_bytes", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -588,6 +765,7 @@ class DownloadChunkResponse(_message.Message):
     NEXT_OFFSET_FIELD_NUMBER: _builtins.int
     FILE_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    CHUNK_SHA256_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Absolute path of the file."""
     content: _builtins.bytes
@@ -608,6 +786,8 @@ class DownloadChunkResponse(_message.Message):
     """Names the file, whatever its path: another value means that another file has taken its place."""
     version: _builtins.str
     """Another value means that the file's content was changed, or grew."""
+    chunk_sha256: _builtins.str
+    """SHA-256 of `content`, in hexadecimal, with CHECKSUM_SHA256, in place of `chunk_md5`."""
     def __init__(
         self,
         *,
@@ -621,13 +801,1195 @@ class DownloadChunkResponse(_message.Message):
         next_offset: _builtins.int | None = ...,
         file_id: _builtins.str = ...,
         version: _builtins.str = ...,
+        chunk_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_next_offset", b"_next_offset", "next_offset", b"next_offset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_offset", b"_next_offset", "chunk_md5", b"chunk_md5", "content", b"content", "file_id", b"file_id", "has_more", b"has_more", "next_offset", b"next_offset", "offset", b"offset", "path", b"path", "size", b"size", "total_size", b"total_size", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_offset", b"_next_offset", "chunk_md5", b"chunk_md5", "chunk_sha256", b"chunk_sha256", "content", b"content", "file_id", b"file_id", "has_more", b"has_more", "next_offset", b"next_offset", "offset", b"offset", "path", b"path", "size", b"size", "total_size", b"total_size", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__next_offset: _TypeAlias = _typing.Literal["next_offset"]  # noqa: Y015
     _WhichOneofArgType__next_offset: _TypeAlias = _typing.Literal["_next_offset", b"_next_offset"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__next_offset) -> _WhichOneofReturnType__next_offset | None: ...
 
 Global___DownloadChunkResponse: _TypeAlias = DownloadChunkResponse  # noqa: Y015
+
+@_typing.final
+class FileFailure(_message.Message):
+    """Why something below a directory could not be done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    name: _builtins.bytes
+    """What it is about, relative to the call's path; empty for the path itself."""
+    reason: _builtins.str
+    """Short name of the error code, for example "PERMISSION_DENIED"."""
+    message: _builtins.str
+    """What went wrong, for people."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.bytes = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "name", b"name", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileFailure: _TypeAlias = FileFailure  # noqa: Y015
+
+@_typing.final
+class DataRangesRequest(_message.Message):
+    """Request of File.DataRanges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    PATH_BYTES_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Absolute path of the file."""
+    path_bytes: _builtins.bytes
+    """The path, in place of `path`, where it is no UTF-8."""
+    offset: _builtins.int
+    """Where to begin, in bytes."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        path_bytes: _builtins.bytes = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "path", b"path", "path_bytes", b"path_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DataRangesRequest: _TypeAlias = DataRangesRequest  # noqa: Y015
+
+@_typing.final
+class DataRange(_message.Message):
+    """A part of a file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    offset: _builtins.int
+    """Where it begins, in bytes."""
+    length: _builtins.int
+    """Its bytes."""
+    def __init__(
+        self,
+        *,
+        offset: _builtins.int = ...,
+        length: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["length", b"length", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DataRange: _TypeAlias = DataRange  # noqa: Y015
+
+@_typing.final
+class DataRangesResponse(_message.Message):
+    """Reply of File.DataRanges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANGES_FIELD_NUMBER: _builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: _builtins.int
+    NEXT_OFFSET_FIELD_NUMBER: _builtins.int
+    total_size: _builtins.int
+    """Size of the file in bytes."""
+    next_offset: _builtins.int
+    """Where to ask on; absent when these are all."""
+    @_builtins.property
+    def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___DataRange]:
+        """The parts with data, in order."""
+
+    def __init__(
+        self,
+        *,
+        ranges: _abc.Iterable[Global___DataRange] | None = ...,
+        total_size: _builtins.int = ...,
+        next_offset: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_offset", b"_next_offset", "next_offset", b"next_offset"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_offset", b"_next_offset", "next_offset", b"next_offset", "ranges", b"ranges", "total_size", b"total_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__next_offset: _TypeAlias = _typing.Literal["next_offset"]  # noqa: Y015
+    _WhichOneofArgType__next_offset: _TypeAlias = _typing.Literal["_next_offset", b"_next_offset"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_offset) -> _WhichOneofReturnType__next_offset | None: ...
+
+Global___DataRangesResponse: _TypeAlias = DataRangesResponse  # noqa: Y015
+
+@_typing.final
+class ChecksumRequest(_message.Message):
+    """Request of File.Checksum."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    PATH_BYTES_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    BLOCK_SIZE_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Absolute path of the file, or of the directory that `names` are below."""
+    path_bytes: _builtins.bytes
+    """The path, in place of `path`, where it is no UTF-8."""
+    checksum: Global___Checksum.ValueType
+    """CHECKSUM_MD5 (the default) or CHECKSUM_SHA256."""
+    offset: _builtins.int
+    """Where to begin in the file, in bytes."""
+    length: _builtins.int
+    """Bytes to digest at most; up to the end when 0."""
+    block_size: _builtins.int
+    """Bytes that each digest is of; all in one when 0."""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Files below `path`. Those that cannot be read are no error of the call."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        path_bytes: _builtins.bytes = ...,
+        names: _abc.Iterable[_builtins.bytes] | None = ...,
+        checksum: Global___Checksum.ValueType = ...,
+        offset: _builtins.int = ...,
+        length: _builtins.int = ...,
+        block_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "checksum", b"checksum", "length", b"length", "names", b"names", "offset", b"offset", "path", b"path", "path_bytes", b"path_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChecksumRequest: _TypeAlias = ChecksumRequest  # noqa: Y015
+
+@_typing.final
+class FileDigest(_message.Message):
+    """Digests of one file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    """Size of the file in bytes."""
+    @_builtins.property
+    def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Digests in hexadecimal, in order."""
+
+    @_builtins.property
+    def failure(self) -> Global___FileFailure:
+        """Why it could not be read; absent where it was."""
+
+    def __init__(
+        self,
+        *,
+        size: _builtins.int = ...,
+        digests: _abc.Iterable[_builtins.str] | None = ...,
+        failure: Global___FileFailure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests", "failure", b"failure", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileDigest: _TypeAlias = FileDigest  # noqa: Y015
+
+@_typing.final
+class ChecksumResponse(_message.Message):
+    """Reply of File.Checksum."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileDigest]:
+        """One for each of `names`, or the one of `path`."""
+
+    def __init__(
+        self,
+        *,
+        files: _abc.Iterable[Global___FileDigest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChecksumResponse: _TypeAlias = ChecksumResponse  # noqa: Y015
+
+@_typing.final
+class ListRequest(_message.Message):
+    """Request of File.List."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    PATH_BYTES_FIELD_NUMBER: _builtins.int
+    RECURSIVE_FIELD_NUMBER: _builtins.int
+    ITSELF_FIELD_NUMBER: _builtins.int
+    FOLLOW_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Absolute path of the directory; of anything else, it is the one entry."""
+    path_bytes: _builtins.bytes
+    """The path, in place of `path`, where it is no UTF-8."""
+    recursive: _builtins.bool
+    """List all below it."""
+    itself: _builtins.bool
+    """List only `path` itself, as an entry with an empty name."""
+    follow: _builtins.bool
+    """Whether a symbolic link at `path` is followed where `itself` is set."""
+    after: _builtins.bytes
+    """`next` of the reply before."""
+    limit: _builtins.int
+    """Entries to list at most: 10000 when 0, which is also the most."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        path_bytes: _builtins.bytes = ...,
+        recursive: _builtins.bool = ...,
+        itself: _builtins.bool = ...,
+        follow: _builtins.bool = ...,
+        after: _builtins.bytes = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "follow", b"follow", "itself", b"itself", "limit", b"limit", "path", b"path", "path_bytes", b"path_bytes", "recursive", b"recursive"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRequest: _TypeAlias = ListRequest  # noqa: Y015
+
+@_typing.final
+class FileEntry(_message.Message):
+    """What is known of a file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    MTIME_FIELD_NUMBER: _builtins.int
+    MTIME_NANOS_FIELD_NUMBER: _builtins.int
+    LINK_TARGET_FIELD_NUMBER: _builtins.int
+    ALLOCATED_FIELD_NUMBER: _builtins.int
+    LINK_ID_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    name: _builtins.bytes
+    """Relative to what was listed."""
+    type: _builtins.str
+    """"file", "directory", "symlink", "fifo", "socket", "character device" or "block device"; empty if it may not be told."""
+    size: _builtins.int
+    """Size in bytes."""
+    mode: _builtins.str
+    """Permission bits in octal, for example "0644"."""
+    owner: _builtins.str
+    """Owner's name, or number where it has no name."""
+    group: _builtins.str
+    """Group's name, or number where it has no name."""
+    mtime: _builtins.int
+    """Last change of the content, in seconds since the Unix epoch."""
+    mtime_nanos: _builtins.int
+    """Nanoseconds beyond `mtime`."""
+    link_target: _builtins.bytes
+    """What a symbolic link holds."""
+    allocated: _builtins.int
+    """Bytes that it takes on the file system: fewer than `size` where it has holes."""
+    link_id: _builtins.str
+    """Where it has several names (hard links): the same value for each of them."""
+    links: _builtins.int
+    """How many names (hard links) it has."""
+    @_builtins.property
+    def failure(self) -> Global___FileFailure:
+        """Why nothing more is known of it, or why the directory was not read; absent if all is well."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.bytes = ...,
+        type: _builtins.str = ...,
+        size: _builtins.int = ...,
+        mode: _builtins.str = ...,
+        owner: _builtins.str = ...,
+        group: _builtins.str = ...,
+        mtime: _builtins.int = ...,
+        mtime_nanos: _builtins.int = ...,
+        link_target: _builtins.bytes = ...,
+        allocated: _builtins.int = ...,
+        link_id: _builtins.str = ...,
+        links: _builtins.int = ...,
+        failure: Global___FileFailure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "failure", b"failure", "group", b"group", "link_id", b"link_id", "link_target", b"link_target", "links", b"links", "mode", b"mode", "mtime", b"mtime", "mtime_nanos", b"mtime_nanos", "name", b"name", "owner", b"owner", "size", b"size", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileEntry: _TypeAlias = FileEntry  # noqa: Y015
+
+@_typing.final
+class ListResponse(_message.Message):
+    """Reply of File.List."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    next: _builtins.bytes
+    """Give it as `after` to list on; empty when these are all."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileEntry]:
+        """Sorted by name, a directory before what is in it."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___FileEntry] | None = ...,
+        next: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "next", b"next"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListResponse: _TypeAlias = ListResponse  # noqa: Y015
+
+@_typing.final
+class ReadFilesRequest(_message.Message):
+    """Request of File.ReadFiles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    PATH_BYTES_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    MAX_SIZE_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Absolute path of the directory."""
+    path_bytes: _builtins.bytes
+    """The path, in place of `path`, where it is no UTF-8."""
+    max_size: _builtins.int
+    """Files that are larger are not read, in bytes; 1 MiB when 0."""
+    checksum: Global___Checksum.ValueType
+    """How `digest` is made."""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Regular files below it."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        path_bytes: _builtins.bytes = ...,
+        names: _abc.Iterable[_builtins.bytes] | None = ...,
+        max_size: _builtins.int = ...,
+        checksum: Global___Checksum.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "max_size", b"max_size", "names", b"names", "path", b"path", "path_bytes", b"path_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadFilesRequest: _TypeAlias = ReadFilesRequest  # noqa: Y015
+
+@_typing.final
+class FileContent(_message.Message):
+    """One file that was read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    """Bytes of it in `content`."""
+    @_builtins.property
+    def failure(self) -> Global___FileFailure:
+        """Why it was not read; absent where it was."""
+
+    def __init__(
+        self,
+        *,
+        size: _builtins.int = ...,
+        failure: Global___FileFailure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileContent: _TypeAlias = FileContent  # noqa: Y015
+
+@_typing.final
+class ReadFilesResponse(_message.Message):
+    """Reply of File.ReadFiles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILES_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """Digest of `content` in hexadecimal: MD5, SHA-256, or empty with CHECKSUM_CRC32."""
+    content: _builtins.bytes
+    """The content of all of them, one after the other."""
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileContent]:
+        """One for each of `names`; fewer where a reply takes no more: ask for the rest."""
+
+    def __init__(
+        self,
+        *,
+        files: _abc.Iterable[Global___FileContent] | None = ...,
+        digest: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "digest", b"digest", "files", b"files"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadFilesResponse: _TypeAlias = ReadFilesResponse  # noqa: Y015
+
+@_typing.final
+class WriteFilesRequest(_message.Message):
+    """Request of File.WriteFiles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    PATH_BYTES_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    OVERWRITE_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SYNC_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Absolute path of the directory, which must be there."""
+    path_bytes: _builtins.bytes
+    """The path, in place of `path`, where it is no UTF-8."""
+    overwrite: _builtins.bool
+    """Whether existing files may be replaced; true when absent. If not, one that has the same content already is no
+    failure.
+    """
+    checksum: Global___Checksum.ValueType
+    """How `digest` is made."""
+    digest: _builtins.str
+    """Digest of `content` in hexadecimal: MD5 or SHA-256; checked when given."""
+    sync: _builtins.bool
+    """Have everything on the file system of `path` written to its disk at last."""
+    content: _builtins.bytes
+    """The content of the files, one after the other."""
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewFile]:
+        """What to make, in this order."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        path_bytes: _builtins.bytes = ...,
+        files: _abc.Iterable[Global___NewFile] | None = ...,
+        overwrite: _builtins.bool | None = ...,
+        checksum: Global___Checksum.ValueType = ...,
+        digest: _builtins.str = ...,
+        sync: _builtins.bool = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_overwrite", b"_overwrite", "overwrite", b"overwrite"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overwrite", b"_overwrite", "checksum", b"checksum", "content", b"content", "digest", b"digest", "files", b"files", "overwrite", b"overwrite", "path", b"path", "path_bytes", b"path_bytes", "sync", b"sync"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__overwrite: _TypeAlias = _typing.Literal["overwrite"]  # noqa: Y015
+    _WhichOneofArgType__overwrite: _TypeAlias = _typing.Literal["_overwrite", b"_overwrite"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overwrite) -> _WhichOneofReturnType__overwrite | None: ...
+
+Global___WriteFilesRequest: _TypeAlias = WriteFilesRequest  # noqa: Y015
+
+@_typing.final
+class NewFile(_message.Message):
+    """Something to be made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    MTIME_FIELD_NUMBER: _builtins.int
+    MTIME_NANOS_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    KEEP_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    name: _builtins.bytes
+    """Relative to the call's path."""
+    type: _builtins.str
+    """"file" (the default), "directory", "symlink"; "hardlink", another name of `target`; or "attributes", which makes
+    nothing and sets only mode, owner and time of what is there.
+    """
+    size: _builtins.int
+    """Bytes of it in `content`."""
+    mode: _builtins.str
+    """Permission bits in octal, for example "0644"; left out for links."""
+    owner: _builtins.str
+    """Owner, by name or number; the daemon's user when empty."""
+    group: _builtins.str
+    """Group, by name or number; the daemon's group when empty."""
+    mtime: _builtins.int
+    """Last change of the content that it shall have; now when absent."""
+    mtime_nanos: _builtins.int
+    """Nanoseconds beyond `mtime`."""
+    target: _builtins.bytes
+    """What a symbolic link holds; for a hard link, the name of the file, relative to the call's path."""
+    keep_attributes: _builtins.bool
+    """Whether a file or directory that exists keeps its mode, owner and group."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.bytes = ...,
+        type: _builtins.str = ...,
+        size: _builtins.int = ...,
+        mode: _builtins.str = ...,
+        owner: _builtins.str = ...,
+        group: _builtins.str = ...,
+        mtime: _builtins.int | None = ...,
+        mtime_nanos: _builtins.int = ...,
+        target: _builtins.bytes = ...,
+        keep_attributes: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mtime", b"_mtime", "mtime", b"mtime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mtime", b"_mtime", "group", b"group", "keep_attributes", b"keep_attributes", "mode", b"mode", "mtime", b"mtime", "mtime_nanos", b"mtime_nanos", "name", b"name", "owner", b"owner", "size", b"size", "target", b"target", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__mtime: _TypeAlias = _typing.Literal["mtime"]  # noqa: Y015
+    _WhichOneofArgType__mtime: _TypeAlias = _typing.Literal["_mtime", b"_mtime"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mtime) -> _WhichOneofReturnType__mtime | None: ...
+
+Global___NewFile: _TypeAlias = NewFile  # noqa: Y015
+
+@_typing.final
+class WriteFilesResponse(_message.Message):
+    """Reply of File.WriteFiles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRITTEN_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    written: _builtins.int
+    """How many were made."""
+    @_builtins.property
+    def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileFailure]:
+        """What was not made, and why."""
+
+    def __init__(
+        self,
+        *,
+        written: _builtins.int = ...,
+        failures: _abc.Iterable[Global___FileFailure] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failures", b"failures", "written", b"written"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WriteFilesResponse: _TypeAlias = WriteFilesResponse  # noqa: Y015
+
+@_typing.final
+class MakeDirectoryRequest(_message.Message):
+    """Request of File.MakeDirectory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    PATH_BYTES_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    PARENTS_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Absolute path."""
+    path_bytes: _builtins.bytes
+    """The path, in place of `path`, where it is no UTF-8."""
+    mode: _builtins.str
+    """Permission bits in octal, for example "0755" (the default)."""
+    parents: _builtins.bool
+    """Make the directories above it, too, and take one that exists for made."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        path_bytes: _builtins.bytes = ...,
+        mode: _builtins.str = ...,
+        parents: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "parents", b"parents", "path", b"path", "path_bytes", b"path_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MakeDirectoryRequest: _TypeAlias = MakeDirectoryRequest  # noqa: Y015
+
+@_typing.final
+class MakeDirectoryResponse(_message.Message):
+    """Reply of File.MakeDirectory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MADE_FIELD_NUMBER: _builtins.int
+    made: _builtins.bool
+    """Whether it was made, and not there before."""
+    def __init__(
+        self,
+        *,
+        made: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["made", b"made"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MakeDirectoryResponse: _TypeAlias = MakeDirectoryResponse  # noqa: Y015
+
+@_typing.final
+class RemoveRequest(_message.Message):
+    """Request of File.Remove."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    PATH_BYTES_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    RECURSIVE_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Absolute path."""
+    path_bytes: _builtins.bytes
+    """The path, in place of `path`, where it is no UTF-8."""
+    recursive: _builtins.bool
+    """Remove directories with all that is in them."""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Instead of `path` itself: these below it. What cannot be removed is no error of the call."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        path_bytes: _builtins.bytes = ...,
+        names: _abc.Iterable[_builtins.bytes] | None = ...,
+        recursive: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names", "path", b"path", "path_bytes", b"path_bytes", "recursive", b"recursive"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveRequest: _TypeAlias = RemoveRequest  # noqa: Y015
+
+@_typing.final
+class RemoveResponse(_message.Message):
+    """Reply of File.Remove."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVED_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    removed: _builtins.int
+    """Files and directories that were removed."""
+    @_builtins.property
+    def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileFailure]:
+        """What was not removed, and why: the first 1000."""
+
+    def __init__(
+        self,
+        *,
+        removed: _builtins.int = ...,
+        failures: _abc.Iterable[Global___FileFailure] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failures", b"failures", "removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveResponse: _TypeAlias = RemoveResponse  # noqa: Y015
+
+@_typing.final
+class RenameRequest(_message.Message):
+    """Request of File.Rename."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    PATH_BYTES_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    TARGET_BYTES_FIELD_NUMBER: _builtins.int
+    OVERWRITE_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Absolute path of what is there."""
+    path_bytes: _builtins.bytes
+    """The path, in place of `path`, where it is no UTF-8."""
+    target: _builtins.str
+    """Absolute path that it shall have."""
+    target_bytes: _builtins.bytes
+    """The same, in place of `target`, where it is no UTF-8."""
+    overwrite: _builtins.bool
+    """Whether an existing file at `target` may be replaced; true when absent."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        path_bytes: _builtins.bytes = ...,
+        target: _builtins.str = ...,
+        target_bytes: _builtins.bytes = ...,
+        overwrite: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_overwrite", b"_overwrite", "overwrite", b"overwrite"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overwrite", b"_overwrite", "overwrite", b"overwrite", "path", b"path", "path_bytes", b"path_bytes", "target", b"target", "target_bytes", b"target_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__overwrite: _TypeAlias = _typing.Literal["overwrite"]  # noqa: Y015
+    _WhichOneofArgType__overwrite: _TypeAlias = _typing.Literal["_overwrite", b"_overwrite"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overwrite) -> _WhichOneofReturnType__overwrite | None: ...
+
+Global___RenameRequest: _TypeAlias = RenameRequest  # noqa: Y015
+
+@_typing.final
+class RenameResponse(_message.Message):
+    """Reply of File.Rename."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenameResponse: _TypeAlias = RenameResponse  # noqa: Y015
+
+@_typing.final
+class SetAttributesRequest(_message.Message):
+    """Request of File.SetAttributes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    PATH_BYTES_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    RECURSIVE_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Absolute path."""
+    path_bytes: _builtins.bytes
+    """The path, in place of `path`, where it is no UTF-8."""
+    mode: _builtins.str
+    """As chmod(1) takes it: octal ("0640") or symbolic ("u+x,go-w"); unchanged when empty."""
+    owner: _builtins.str
+    """Owner, by name or number; unchanged when empty."""
+    group: _builtins.str
+    """Group, by name or number; unchanged when empty."""
+    recursive: _builtins.bool
+    """Also of all that is below it. What cannot be changed is no error of the call then."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        path_bytes: _builtins.bytes = ...,
+        mode: _builtins.str = ...,
+        owner: _builtins.str = ...,
+        group: _builtins.str = ...,
+        recursive: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "mode", b"mode", "owner", b"owner", "path", b"path", "path_bytes", b"path_bytes", "recursive", b"recursive"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAttributesRequest: _TypeAlias = SetAttributesRequest  # noqa: Y015
+
+@_typing.final
+class SetAttributesResponse(_message.Message):
+    """Reply of File.SetAttributes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    changed: _builtins.int
+    """Files and directories that were changed, or were so before."""
+    @_builtins.property
+    def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileFailure]:
+        """What was not changed, and why: the first 1000."""
+
+    def __init__(
+        self,
+        *,
+        changed: _builtins.int = ...,
+        failures: _abc.Iterable[Global___FileFailure] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "failures", b"failures"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAttributesResponse: _TypeAlias = SetAttributesResponse  # noqa: Y015
+
+@_typing.final
+class LinkRequest(_message.Message):
+    """Request of File.Link."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    PATH_BYTES_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    TARGET_BYTES_FIELD_NUMBER: _builtins.int
+    SYMBOLIC_FIELD_NUMBER: _builtins.int
+    OVERWRITE_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Absolute path of the new link."""
+    path_bytes: _builtins.bytes
+    """The path, in place of `path`, where it is no UTF-8."""
+    target: _builtins.str
+    """What it leads to: for a hard link the absolute path of a file, for a symbolic one any path."""
+    target_bytes: _builtins.bytes
+    """The same, in place of `target`, where it is no UTF-8."""
+    symbolic: _builtins.bool
+    """Make a symbolic link."""
+    overwrite: _builtins.bool
+    """Whether an existing file at `path` may be replaced."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        path_bytes: _builtins.bytes = ...,
+        target: _builtins.str = ...,
+        target_bytes: _builtins.bytes = ...,
+        symbolic: _builtins.bool = ...,
+        overwrite: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["overwrite", b"overwrite", "path", b"path", "path_bytes", b"path_bytes", "symbolic", b"symbolic", "target", b"target", "target_bytes", b"target_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkRequest: _TypeAlias = LinkRequest  # noqa: Y015
+
+@_typing.final
+class LinkResponse(_message.Message):
+    """Reply of File.Link."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkResponse: _TypeAlias = LinkResponse  # noqa: Y015
+
+@_typing.final
+class TouchRequest(_message.Message):
+    """Request of File.Touch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    PATH_BYTES_FIELD_NUMBER: _builtins.int
+    MTIME_FIELD_NUMBER: _builtins.int
+    NO_CREATE_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Absolute path."""
+    path_bytes: _builtins.bytes
+    """The path, in place of `path`, where it is no UTF-8."""
+    mtime: _builtins.int
+    """Last change of the content, in seconds since the Unix epoch; now when absent."""
+    no_create: _builtins.bool
+    """Do not make what is not there."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        path_bytes: _builtins.bytes = ...,
+        mtime: _builtins.int | None = ...,
+        no_create: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mtime", b"_mtime", "mtime", b"mtime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mtime", b"_mtime", "mtime", b"mtime", "no_create", b"no_create", "path", b"path", "path_bytes", b"path_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__mtime: _TypeAlias = _typing.Literal["mtime"]  # noqa: Y015
+    _WhichOneofArgType__mtime: _TypeAlias = _typing.Literal["_mtime", b"_mtime"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mtime) -> _WhichOneofReturnType__mtime | None: ...
+
+Global___TouchRequest: _TypeAlias = TouchRequest  # noqa: Y015
+
+@_typing.final
+class TouchResponse(_message.Message):
+    """Reply of File.Touch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MADE_FIELD_NUMBER: _builtins.int
+    made: _builtins.bool
+    """Whether an empty file was made."""
+    def __init__(
+        self,
+        *,
+        made: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["made", b"made"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TouchResponse: _TypeAlias = TouchResponse  # noqa: Y015
+
+@_typing.final
+class FileSystemsRequest(_message.Message):
+    """Request of File.FileSystems."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    PATH_BYTES_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Absolute path; all file systems with storage of the guest's own when empty."""
+    path_bytes: _builtins.bytes
+    """The path, in place of `path`, where it is no UTF-8."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        path_bytes: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "path_bytes", b"path_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileSystemsRequest: _TypeAlias = FileSystemsRequest  # noqa: Y015
+
+@_typing.final
+class FileSystemUsage(_message.Message):
+    """Space on a file system."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    MOUNTPOINT_FIELD_NUMBER: _builtins.int
+    FSTYPE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    AVAILABLE_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    FILES_FREE_FIELD_NUMBER: _builtins.int
+    READ_ONLY_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    """What is mounted."""
+    mountpoint: _builtins.str
+    """Where."""
+    fstype: _builtins.str
+    """Type, for example "ext4"."""
+    total: _builtins.int
+    """Bytes in all."""
+    used: _builtins.int
+    """Bytes in use."""
+    available: _builtins.int
+    """Bytes that can still be written."""
+    files: _builtins.int
+    """Files that there may be; 0 where there is no limit."""
+    files_free: _builtins.int
+    """Files that can still be made."""
+    read_only: _builtins.bool
+    """Whether it is mounted read-only."""
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        mountpoint: _builtins.str = ...,
+        fstype: _builtins.str = ...,
+        total: _builtins.int = ...,
+        used: _builtins.int = ...,
+        available: _builtins.int = ...,
+        files: _builtins.int = ...,
+        files_free: _builtins.int = ...,
+        read_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "device", b"device", "files", b"files", "files_free", b"files_free", "fstype", b"fstype", "mountpoint", b"mountpoint", "read_only", b"read_only", "total", b"total", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileSystemUsage: _TypeAlias = FileSystemUsage  # noqa: Y015
+
+@_typing.final
+class FileSystemsResponse(_message.Message):
+    """Reply of File.FileSystems."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILESYSTEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def filesystems(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileSystemUsage]:
+        """The root first."""
+
+    def __init__(
+        self,
+        *,
+        filesystems: _abc.Iterable[Global___FileSystemUsage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filesystems", b"filesystems"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileSystemsResponse: _TypeAlias = FileSystemsResponse  # noqa: Y015
+
+@_typing.final
+class TailRequest(_message.Message):
+    """Request of File.Tail."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    PATH_BYTES_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    FILE_ID_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Absolute path of the file."""
+    path_bytes: _builtins.bytes
+    """The path, in place of `path`, where it is no UTF-8."""
+    lines: _builtins.int
+    """Lines from the end to begin with, if `offset` is absent: 10 when absent."""
+    offset: _builtins.int
+    """Where to begin instead, in bytes: `next_offset` of the reply before."""
+    file_id: _builtins.str
+    """`file_id` of the reply before: if another file has taken its place, that is read from its beginning."""
+    wait: _builtins.float
+    """Seconds to wait for more, if there is nothing beyond `offset`."""
+    max_bytes: _builtins.int
+    """Bytes to read at most; what a reply takes when 0."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        path_bytes: _builtins.bytes = ...,
+        lines: _builtins.int | None = ...,
+        offset: _builtins.int | None = ...,
+        file_id: _builtins.str = ...,
+        wait: _builtins.float = ...,
+        max_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lines", b"_lines", "_offset", b"_offset", "lines", b"lines", "offset", b"offset"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lines", b"_lines", "_offset", b"_offset", "file_id", b"file_id", "lines", b"lines", "max_bytes", b"max_bytes", "offset", b"offset", "path", b"path", "path_bytes", b"path_bytes", "wait", b"wait"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lines: _TypeAlias = _typing.Literal["lines"]  # noqa: Y015
+    _WhichOneofArgType__lines: _TypeAlias = _typing.Literal["_lines", b"_lines"]  # noqa: Y015
+    _WhichOneofReturnType__offset: _TypeAlias = _typing.Literal["offset"]  # noqa: Y015
+    _WhichOneofArgType__offset: _TypeAlias = _typing.Literal["_offset", b"_offset"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lines) -> _WhichOneofReturnType__lines | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__offset) -> _WhichOneofReturnType__offset | None: ...
+
+Global___TailRequest: _TypeAlias = TailRequest  # noqa: Y015
+
+@_typing.final
+class TailResponse(_message.Message):
+    """Reply of File.Tail."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: _builtins.int
+    NEXT_OFFSET_FIELD_NUMBER: _builtins.int
+    FILE_ID_FIELD_NUMBER: _builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: _builtins.int
+    RESTARTED_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    offset: _builtins.int
+    """Where `content` begins in the file."""
+    next_offset: _builtins.int
+    """Where to read on."""
+    file_id: _builtins.str
+    """Names the file, whatever its path."""
+    total_size: _builtins.int
+    """Size of the file in bytes."""
+    restarted: _builtins.bool
+    """Whether the file was cut or another one has taken its place, so that `content` is from its beginning."""
+    content: _builtins.bytes
+    """The bytes read."""
+    def __init__(
+        self,
+        *,
+        offset: _builtins.int = ...,
+        next_offset: _builtins.int = ...,
+        file_id: _builtins.str = ...,
+        total_size: _builtins.int = ...,
+        restarted: _builtins.bool = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "file_id", b"file_id", "next_offset", b"next_offset", "offset", b"offset", "restarted", b"restarted", "total_size", b"total_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TailResponse: _TypeAlias = TailResponse  # noqa: Y015

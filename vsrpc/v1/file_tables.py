@@ -12,9 +12,33 @@ FILE_ROUTES: tuple[Route, ...] = (
     Route("POST", "/api/v1/file/chunked/upload/init", "/vsrpc.v1.File/InitUpload", "*", Idempotency.UNKNOWN),
     Route("POST", "/api/v1/file/chunked/upload/chunk", "/vsrpc.v1.File/UploadChunk", "*", Idempotency.IDEMPOTENT),
     Route("POST", "/api/v1/file/chunked/upload/finish", "/vsrpc.v1.File/FinishUpload", "*", Idempotency.UNKNOWN),
+    Route("POST", "/api/v1/file/chunked/upload/resume", "/vsrpc.v1.File/ResumeUpload", "*", Idempotency.IDEMPOTENT),
     Route("POST", "/api/v1/file/chunked/upload/abort", "/vsrpc.v1.File/AbortUpload", "*", Idempotency.IDEMPOTENT),
     Route("POST", "/api/v1/file/chunked/download", "/vsrpc.v1.File/DownloadChunk", "*", Idempotency.NO_SIDE_EFFECTS),
     Route("GET", "/api/v1/file/chunked/download", "/vsrpc.v1.File/DownloadChunk", "", Idempotency.NO_SIDE_EFFECTS),
+    Route("POST", "/api/v1/file/ranges", "/vsrpc.v1.File/DataRanges", "*", Idempotency.NO_SIDE_EFFECTS),
+    Route("GET", "/api/v1/file/ranges", "/vsrpc.v1.File/DataRanges", "", Idempotency.NO_SIDE_EFFECTS),
+    Route("POST", "/api/v1/file/checksum", "/vsrpc.v1.File/Checksum", "*", Idempotency.NO_SIDE_EFFECTS),
+    Route("GET", "/api/v1/file/checksum", "/vsrpc.v1.File/Checksum", "", Idempotency.NO_SIDE_EFFECTS),
+    Route("POST", "/api/v1/file/list", "/vsrpc.v1.File/List", "*", Idempotency.NO_SIDE_EFFECTS),
+    Route("GET", "/api/v1/file/list", "/vsrpc.v1.File/List", "", Idempotency.NO_SIDE_EFFECTS),
+    Route("POST", "/api/v1/file/tree/read", "/vsrpc.v1.File/ReadFiles", "*", Idempotency.NO_SIDE_EFFECTS),
+    Route("POST", "/api/v1/file/tree/write", "/vsrpc.v1.File/WriteFiles", "*", Idempotency.IDEMPOTENT),
+    Route("POST", "/api/v1/file/mkdir", "/vsrpc.v1.File/MakeDirectory", "*", Idempotency.UNKNOWN),
+    Route("POST", "/api/v1/file/remove", "/vsrpc.v1.File/Remove", "*", Idempotency.UNKNOWN),
+    Route("POST", "/api/v1/file/rename", "/vsrpc.v1.File/Rename", "*", Idempotency.UNKNOWN),
+    Route("POST", "/api/v1/file/attributes", "/vsrpc.v1.File/SetAttributes", "*", Idempotency.IDEMPOTENT),
+    Route("POST", "/api/v1/file/link", "/vsrpc.v1.File/Link", "*", Idempotency.UNKNOWN),
+    Route("POST", "/api/v1/file/touch", "/vsrpc.v1.File/Touch", "*", Idempotency.IDEMPOTENT),
+    Route("GET", "/api/v1/file/filesystems", "/vsrpc.v1.File/FileSystems", "", Idempotency.NO_SIDE_EFFECTS),
+    Route("POST", "/api/v1/file/tail", "/vsrpc.v1.File/Tail", "*", Idempotency.NO_SIDE_EFFECTS),
+    Route("GET", "/api/v1/file/tail", "/vsrpc.v1.File/Tail", "", Idempotency.NO_SIDE_EFFECTS),
 )
 
 ROUTES: tuple[Route, ...] = FILE_ROUTES
+
+TEXT_FIELDS: dict[str, tuple[str, ...]] = {
+    "vsrpc.v1.FileEntry": ("name", "link_target"),
+    "vsrpc.v1.FileFailure": ("name",),
+    "vsrpc.v1.StatResponse": ("link_target",),
+}

@@ -63,6 +63,14 @@ FILE_FINISH_UPLOAD = MethodDescriptor(
     Idempotency.UNKNOWN,
 )
 
+FILE_RESUME_UPLOAD = MethodDescriptor(
+    "vsrpc.v1.File",
+    "ResumeUpload",
+    file_pb2.ResumeUploadRequest,
+    file_pb2.ResumeUploadResponse,
+    Idempotency.IDEMPOTENT,
+)
+
 FILE_ABORT_UPLOAD = MethodDescriptor(
     "vsrpc.v1.File",
     "AbortUpload",
@@ -79,18 +87,127 @@ FILE_DOWNLOAD_CHUNK = MethodDescriptor(
     Idempotency.NO_SIDE_EFFECTS,
 )
 
+FILE_DATA_RANGES = MethodDescriptor(
+    "vsrpc.v1.File",
+    "DataRanges",
+    file_pb2.DataRangesRequest,
+    file_pb2.DataRangesResponse,
+    Idempotency.NO_SIDE_EFFECTS,
+)
+
+FILE_CHECKSUM = MethodDescriptor(
+    "vsrpc.v1.File",
+    "Checksum",
+    file_pb2.ChecksumRequest,
+    file_pb2.ChecksumResponse,
+    Idempotency.NO_SIDE_EFFECTS,
+)
+
+FILE_LIST = MethodDescriptor(
+    "vsrpc.v1.File",
+    "List",
+    file_pb2.ListRequest,
+    file_pb2.ListResponse,
+    Idempotency.NO_SIDE_EFFECTS,
+)
+
+FILE_READ_FILES = MethodDescriptor(
+    "vsrpc.v1.File",
+    "ReadFiles",
+    file_pb2.ReadFilesRequest,
+    file_pb2.ReadFilesResponse,
+    Idempotency.NO_SIDE_EFFECTS,
+)
+
+FILE_WRITE_FILES = MethodDescriptor(
+    "vsrpc.v1.File",
+    "WriteFiles",
+    file_pb2.WriteFilesRequest,
+    file_pb2.WriteFilesResponse,
+    Idempotency.IDEMPOTENT,
+)
+
+FILE_MAKE_DIRECTORY = MethodDescriptor(
+    "vsrpc.v1.File",
+    "MakeDirectory",
+    file_pb2.MakeDirectoryRequest,
+    file_pb2.MakeDirectoryResponse,
+    Idempotency.UNKNOWN,
+)
+
+FILE_REMOVE = MethodDescriptor(
+    "vsrpc.v1.File",
+    "Remove",
+    file_pb2.RemoveRequest,
+    file_pb2.RemoveResponse,
+    Idempotency.UNKNOWN,
+)
+
+FILE_RENAME = MethodDescriptor(
+    "vsrpc.v1.File",
+    "Rename",
+    file_pb2.RenameRequest,
+    file_pb2.RenameResponse,
+    Idempotency.UNKNOWN,
+)
+
+FILE_SET_ATTRIBUTES = MethodDescriptor(
+    "vsrpc.v1.File",
+    "SetAttributes",
+    file_pb2.SetAttributesRequest,
+    file_pb2.SetAttributesResponse,
+    Idempotency.IDEMPOTENT,
+)
+
+FILE_LINK = MethodDescriptor(
+    "vsrpc.v1.File",
+    "Link",
+    file_pb2.LinkRequest,
+    file_pb2.LinkResponse,
+    Idempotency.UNKNOWN,
+)
+
+FILE_TOUCH = MethodDescriptor(
+    "vsrpc.v1.File",
+    "Touch",
+    file_pb2.TouchRequest,
+    file_pb2.TouchResponse,
+    Idempotency.IDEMPOTENT,
+)
+
+FILE_FILE_SYSTEMS = MethodDescriptor(
+    "vsrpc.v1.File",
+    "FileSystems",
+    file_pb2.FileSystemsRequest,
+    file_pb2.FileSystemsResponse,
+    Idempotency.NO_SIDE_EFFECTS,
+)
+
+FILE_TAIL = MethodDescriptor(
+    "vsrpc.v1.File",
+    "Tail",
+    file_pb2.TailRequest,
+    file_pb2.TailResponse,
+    Idempotency.NO_SIDE_EFFECTS,
+)
+
 FILE_SERVICE = ServiceDescriptor(
     "vsrpc.v1.File",
-    (FILE_UPLOAD, FILE_DOWNLOAD, FILE_STAT, FILE_INIT_UPLOAD, FILE_UPLOAD_CHUNK, FILE_FINISH_UPLOAD, FILE_ABORT_UPLOAD, FILE_DOWNLOAD_CHUNK),
+    (FILE_UPLOAD, FILE_DOWNLOAD, FILE_STAT, FILE_INIT_UPLOAD, FILE_UPLOAD_CHUNK, FILE_FINISH_UPLOAD, FILE_RESUME_UPLOAD, FILE_ABORT_UPLOAD, FILE_DOWNLOAD_CHUNK, FILE_DATA_RANGES, FILE_CHECKSUM, FILE_LIST, FILE_READ_FILES, FILE_WRITE_FILES, FILE_MAKE_DIRECTORY, FILE_REMOVE, FILE_RENAME, FILE_SET_ATTRIBUTES, FILE_LINK, FILE_TOUCH, FILE_FILE_SYSTEMS, FILE_TAIL),
     routes=file_tables.FILE_ROUTES,
+    text_fields=file_tables.TEXT_FIELDS,
 )
 
 
 class FileStub:
-    """Moves files, within the guest's path policy.
+    """Moves files, lists and changes them, within the guest's path policy.
 
     A file is written to a temporary name in the target's directory, checked, synced and renamed: the target is
     either as it was or whole.
+
+    Names of files are bytes that need not be text. Where a path is no UTF-8, `path_bytes` stands in for `path`. Names
+    below a directory are relative, with "/" between their parts; none of the parts may be "", "." or "..", and none but
+    the last may be a symbolic link.
     """
 
     def __init__(self, channel: UnaryChannel) -> None:
@@ -130,6 +247,14 @@ class FileStub:
             response_deserializer=FILE_FINISH_UPLOAD.deserialize,
         )
         """Checks what was written and puts it in place. Error CONTENT_MISMATCH leaves the target as it was."""
+        self.ResumeUpload: UnaryUnary[file_pb2.ResumeUploadRequest, file_pb2.ResumeUploadResponse] = channel.unary_unary(
+            "/vsrpc.v1.File/ResumeUpload",
+            request_serializer=FILE_RESUME_UPLOAD.serialize,
+            response_deserializer=FILE_RESUME_UPLOAD.deserialize,
+        )
+        """Compares what an earlier, interrupted upload has left with the digests of the blocks that shall be there. Blocks that
+        are there need not be written again.
+        """
         self.AbortUpload: UnaryUnary[file_pb2.AbortUploadRequest, file_pb2.AbortUploadResponse] = channel.unary_unary(
             "/vsrpc.v1.File/AbortUpload",
             request_serializer=FILE_ABORT_UPLOAD.serialize,
@@ -142,13 +267,97 @@ class FileStub:
             response_deserializer=FILE_DOWNLOAD_CHUNK.deserialize,
         )
         """Reads one chunk."""
+        self.DataRanges: UnaryUnary[file_pb2.DataRangesRequest, file_pb2.DataRangesResponse] = channel.unary_unary(
+            "/vsrpc.v1.File/DataRanges",
+            request_serializer=FILE_DATA_RANGES.serialize,
+            response_deserializer=FILE_DATA_RANGES.deserialize,
+        )
+        """Tells where in a file there is data: the rest are holes, which read as zeros."""
+        self.Checksum: UnaryUnary[file_pb2.ChecksumRequest, file_pb2.ChecksumResponse] = channel.unary_unary(
+            "/vsrpc.v1.File/Checksum",
+            request_serializer=FILE_CHECKSUM.serialize,
+            response_deserializer=FILE_CHECKSUM.deserialize,
+        )
+        """Digests of a file's content, of its blocks, or of several files."""
+        self.List: UnaryUnary[file_pb2.ListRequest, file_pb2.ListResponse] = channel.unary_unary(
+            "/vsrpc.v1.File/List",
+            request_serializer=FILE_LIST.serialize,
+            response_deserializer=FILE_LIST.deserialize,
+        )
+        """Lists a directory, or all that is below it. What is refused or cannot be read is listed, with the reason."""
+        self.ReadFiles: UnaryUnary[file_pb2.ReadFilesRequest, file_pb2.ReadFilesResponse] = channel.unary_unary(
+            "/vsrpc.v1.File/ReadFiles",
+            request_serializer=FILE_READ_FILES.serialize,
+            response_deserializer=FILE_READ_FILES.deserialize,
+        )
+        """Reads many small files below a directory. A file that cannot be read is no error of the call: its result says so."""
+        self.WriteFiles: UnaryUnary[file_pb2.WriteFilesRequest, file_pb2.WriteFilesResponse] = channel.unary_unary(
+            "/vsrpc.v1.File/WriteFiles",
+            request_serializer=FILE_WRITE_FILES.serialize,
+            response_deserializer=FILE_WRITE_FILES.deserialize,
+        )
+        """Makes many small files, directories and links below a directory. What cannot be made is no error of the call: its
+        failure says so. Each file is replaced whole; what was made is on disk once a call with `sync` has ended.
+        """
+        self.MakeDirectory: UnaryUnary[file_pb2.MakeDirectoryRequest, file_pb2.MakeDirectoryResponse] = channel.unary_unary(
+            "/vsrpc.v1.File/MakeDirectory",
+            request_serializer=FILE_MAKE_DIRECTORY.serialize,
+            response_deserializer=FILE_MAKE_DIRECTORY.deserialize,
+        )
+        """Makes a directory. Error FILE_EXISTS unless `parents` is set and it is one."""
+        self.Remove: UnaryUnary[file_pb2.RemoveRequest, file_pb2.RemoveResponse] = channel.unary_unary(
+            "/vsrpc.v1.File/Remove",
+            request_serializer=FILE_REMOVE.serialize,
+            response_deserializer=FILE_REMOVE.deserialize,
+        )
+        """Removes a file, or a directory with all that is in it. Symbolic links are removed, never followed."""
+        self.Rename: UnaryUnary[file_pb2.RenameRequest, file_pb2.RenameResponse] = channel.unary_unary(
+            "/vsrpc.v1.File/Rename",
+            request_serializer=FILE_RENAME.serialize,
+            response_deserializer=FILE_RENAME.deserialize,
+        )
+        """Gives a file or directory another name on the same file system, in one step."""
+        self.SetAttributes: UnaryUnary[file_pb2.SetAttributesRequest, file_pb2.SetAttributesResponse] = channel.unary_unary(
+            "/vsrpc.v1.File/SetAttributes",
+            request_serializer=FILE_SET_ATTRIBUTES.serialize,
+            response_deserializer=FILE_SET_ATTRIBUTES.deserialize,
+        )
+        """Changes mode and owner. Links on the way to `path` are followed, those below it are not."""
+        self.Link: UnaryUnary[file_pb2.LinkRequest, file_pb2.LinkResponse] = channel.unary_unary(
+            "/vsrpc.v1.File/Link",
+            request_serializer=FILE_LINK.serialize,
+            response_deserializer=FILE_LINK.deserialize,
+        )
+        """Makes a link. What it leads to must be allowed itself."""
+        self.Touch: UnaryUnary[file_pb2.TouchRequest, file_pb2.TouchResponse] = channel.unary_unary(
+            "/vsrpc.v1.File/Touch",
+            request_serializer=FILE_TOUCH.serialize,
+            response_deserializer=FILE_TOUCH.deserialize,
+        )
+        """Sets a file's times; makes an empty file where there is none."""
+        self.FileSystems: UnaryUnary[file_pb2.FileSystemsRequest, file_pb2.FileSystemsResponse] = channel.unary_unary(
+            "/vsrpc.v1.File/FileSystems",
+            request_serializer=FILE_FILE_SYSTEMS.serialize,
+            response_deserializer=FILE_FILE_SYSTEMS.deserialize,
+        )
+        """Space on the mounted file systems, or on the one that holds a path."""
+        self.Tail: UnaryUnary[file_pb2.TailRequest, file_pb2.TailResponse] = channel.unary_unary(
+            "/vsrpc.v1.File/Tail",
+            request_serializer=FILE_TAIL.serialize,
+            response_deserializer=FILE_TAIL.deserialize,
+        )
+        """Reads the end of a file, or what was added to it, waiting for that if asked to."""
 
 
 class FileServicer:
-    """Moves files, within the guest's path policy.
+    """Moves files, lists and changes them, within the guest's path policy.
 
     A file is written to a temporary name in the target's directory, checked, synced and renamed: the target is
     either as it was or whole.
+
+    Names of files are bytes that need not be text. Where a path is no UTF-8, `path_bytes` stands in for `path`. Names
+    below a directory are relative, with "/" between their parts; none of the parts may be "", "." or "..", and none but
+    the last may be a symbolic link.
     """
 
     def Upload(self, request: file_pb2.UploadRequest, context: ServicerContext) -> file_pb2.UploadResponse:
@@ -175,6 +384,12 @@ class FileServicer:
         """Checks what was written and puts it in place. Error CONTENT_MISMATCH leaves the target as it was."""
         raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.FinishUpload is not implemented here")
 
+    def ResumeUpload(self, request: file_pb2.ResumeUploadRequest, context: ServicerContext) -> file_pb2.ResumeUploadResponse:
+        """Compares what an earlier, interrupted upload has left with the digests of the blocks that shall be there. Blocks that
+        are there need not be written again.
+        """
+        raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.ResumeUpload is not implemented here")
+
     def AbortUpload(self, request: file_pb2.AbortUploadRequest, context: ServicerContext) -> file_pb2.AbortUploadResponse:
         """Gives an upload up and removes what was written. An unknown session is no error."""
         raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.AbortUpload is not implemented here")
@@ -182,6 +397,60 @@ class FileServicer:
     def DownloadChunk(self, request: file_pb2.DownloadChunkRequest, context: ServicerContext) -> file_pb2.DownloadChunkResponse:
         """Reads one chunk."""
         raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.DownloadChunk is not implemented here")
+
+    def DataRanges(self, request: file_pb2.DataRangesRequest, context: ServicerContext) -> file_pb2.DataRangesResponse:
+        """Tells where in a file there is data: the rest are holes, which read as zeros."""
+        raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.DataRanges is not implemented here")
+
+    def Checksum(self, request: file_pb2.ChecksumRequest, context: ServicerContext) -> file_pb2.ChecksumResponse:
+        """Digests of a file's content, of its blocks, or of several files."""
+        raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.Checksum is not implemented here")
+
+    def List(self, request: file_pb2.ListRequest, context: ServicerContext) -> file_pb2.ListResponse:
+        """Lists a directory, or all that is below it. What is refused or cannot be read is listed, with the reason."""
+        raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.List is not implemented here")
+
+    def ReadFiles(self, request: file_pb2.ReadFilesRequest, context: ServicerContext) -> file_pb2.ReadFilesResponse:
+        """Reads many small files below a directory. A file that cannot be read is no error of the call: its result says so."""
+        raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.ReadFiles is not implemented here")
+
+    def WriteFiles(self, request: file_pb2.WriteFilesRequest, context: ServicerContext) -> file_pb2.WriteFilesResponse:
+        """Makes many small files, directories and links below a directory. What cannot be made is no error of the call: its
+        failure says so. Each file is replaced whole; what was made is on disk once a call with `sync` has ended.
+        """
+        raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.WriteFiles is not implemented here")
+
+    def MakeDirectory(self, request: file_pb2.MakeDirectoryRequest, context: ServicerContext) -> file_pb2.MakeDirectoryResponse:
+        """Makes a directory. Error FILE_EXISTS unless `parents` is set and it is one."""
+        raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.MakeDirectory is not implemented here")
+
+    def Remove(self, request: file_pb2.RemoveRequest, context: ServicerContext) -> file_pb2.RemoveResponse:
+        """Removes a file, or a directory with all that is in it. Symbolic links are removed, never followed."""
+        raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.Remove is not implemented here")
+
+    def Rename(self, request: file_pb2.RenameRequest, context: ServicerContext) -> file_pb2.RenameResponse:
+        """Gives a file or directory another name on the same file system, in one step."""
+        raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.Rename is not implemented here")
+
+    def SetAttributes(self, request: file_pb2.SetAttributesRequest, context: ServicerContext) -> file_pb2.SetAttributesResponse:
+        """Changes mode and owner. Links on the way to `path` are followed, those below it are not."""
+        raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.SetAttributes is not implemented here")
+
+    def Link(self, request: file_pb2.LinkRequest, context: ServicerContext) -> file_pb2.LinkResponse:
+        """Makes a link. What it leads to must be allowed itself."""
+        raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.Link is not implemented here")
+
+    def Touch(self, request: file_pb2.TouchRequest, context: ServicerContext) -> file_pb2.TouchResponse:
+        """Sets a file's times; makes an empty file where there is none."""
+        raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.Touch is not implemented here")
+
+    def FileSystems(self, request: file_pb2.FileSystemsRequest, context: ServicerContext) -> file_pb2.FileSystemsResponse:
+        """Space on the mounted file systems, or on the one that holds a path."""
+        raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.FileSystems is not implemented here")
+
+    def Tail(self, request: file_pb2.TailRequest, context: ServicerContext) -> file_pb2.TailResponse:
+        """Reads the end of a file, or what was added to it, waiting for that if asked to."""
+        raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.File.Tail is not implemented here")
 
 
 def add_FileServicer_to_server(servicer: FileServicer, server: ServiceRegistry) -> None:

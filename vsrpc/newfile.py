@@ -1,0 +1,360 @@
+"""New files, written out of sight in their directory and put in place whole; and what the kernel offers for holes.
+
+It is written without a name (O_TMPFILE), so that nothing is left when its writer dies. Where the file system cannot do
+that it has a temporary name.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+from typing import Any, Callable, Iterator
+
+from vsrpc.wire import Buffer
+
+Note = Callable[[str, bool], None]
+"""Told a temporary name, and whether that must outlive a loss of power."""
+
+KEEP = -1
+"""chown(2): leave as it is."""
+
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS)  # EISDIR: Linux before 3.11
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+_RENAME_NOREPLACE = 1  # linux/fs.h
+_PUNCH_HOLE = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE (linux/falloc.h)
+_ZEROS = bytes(1024 * 1024)
+
+
+class WrongKindError(OSError):
+    """At the place of a new file is something that is no file and no link."""
+
+    def __init__(self, status: os.stat_result) -> None:
+        super().__init__(errno.EEXIST, "something other than a file is there")
+        self.status = status
+
+
+def _not_noted(name: str, durable: bool) -> None:
+    """Nobody wants to know of temporary names."""
+
+
+class NewFile:
+    """A file that is open for reading and writing, in a directory. End it with `put` or `discard`, and close `fd`."""
+
+    def __init__(
+        self,
+        dirfd: int,
+        prefix: str,
+        fd: int = -1,
+        temporary: str = "",
+        mode: int = 0o600,
+        note: Note = _not_noted,
+    ) -> None:
+        """`prefix`: how its temporary name begins, where it needs one. `fd` and `temporary`: of a file that is there.
+
+        `mode` is less the umask. `note` is told a temporary name before there is a file of that name, and "" when it is
+        gone. Raises OSError.
+        """
+        self._dirfd = dirfd
+        self._prefix = prefix
+        self._temporary = temporary
+        self._note = note
+        self.fd = fd
+        if fd >= 0:
+            return
+        flags = os.O_RDWR | os.O_CLOEXEC
+        try:
+            self.fd = os.open(".", flags | os.O_TMPFILE, mode, dir_fd=dirfd)
+            return
+        except OSError as failure:
+            if failure.errno not in _NO_TMPFILE:
+                raise
+        name = prefix + secrets.token_hex(16)
+        note(name, True)
+        try:
+            self.fd = os.open(name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=dirfd)
+        except OSError:
+            note("", False)
+            raise
+        self._temporary = name
+
+    def put_new(self, name: str) -> None:
+        """Give it the name; raises FileExistsError if that is taken."""
+        try:
+            self._link(name)
+        except OSError as failure:
+            if failure.errno not in _NO_LINKS or not self._temporary:
+                raise
+            rename_new(self._dirfd, self._temporary, name)
+            self._has_name()
+
+    def put(self, name: str) -> None:
+        """Give it the name, in place of what has it."""
+        if not self._temporary:
+            self._temporary = self._prefix + secrets.token_hex(16)
+            self._note(self._temporary, False)
+            self._link(self._temporary)
+        os.rename(self._temporary, name, src_dir_fd=self._dirfd, dst_dir_fd=self._dirfd)
+        self._has_name()
+
+    def discard(self) -> None:
+        """Remove its temporary name; does nothing the second time."""
+        if not self._temporary:
+            return
+        try:
+            os.unlink(self._temporary, dir_fd=self._dirfd)
+        except FileNotFoundError:
+            pass
+        except OSError:  # its file system has become read-only, say: whoever took note may remove it one day
+            self._temporary = ""
+            return
+        self._has_name()
+
+    def _has_name(self) -> None:
+        """It has no temporary name any more."""
+        self._temporary = ""
+        self._note("", False)
+
+    def _link(self, name: str) -> None:
+        os.link(f"/proc/self/fd/{self.fd}", name, dst_dir_fd=self._dirfd, follow_symlinks=True)
+
+
+def unlink(name: str, dirfd: int) -> None:
+    """Remove a name, if that can be done."""
+    try:
+        os.unlink(name, dir_fd=dirfd)
+    except OSError:  # the directory or its file system is gone or read-only: there is nobody to tell
+        pass
+
+
+def rename_new(dirfd: int, source: str, target: str, target_dirfd: int | None = None) -> None:
+    """Rename, and fail if the target exists: renameat2(2), for what cannot have hard links.
+
+    Raises OSError; EOPNOTSUPP where the C library (glibc before 2.28) or the file system cannot do it.
+    """
+    function = getattr(_libc(), "renameat2", None)
+    if function is None:
+        raise OSError(errno.EOPNOTSUPP, "create without overwriting")
+    into = dirfd if target_dirfd is None else target_dirfd
+    if function(dirfd, os.fsencode(source), into, os.fsencode(target), _RENAME_NOREPLACE) != 0:
+        number = ctypes.get_errno()
+        if number in (errno.EINVAL, errno.ENOSYS):
+            raise OSError(errno.EOPNOTSUPP, "create without overwriting")
+        raise OSError(number, os.strerror(number))
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What a file shall have. `uid` and `gid` are KEEP for those of whoever writes it, `mtime_ns` None for now."""
+
+    mode: int
+    uid: int = KEEP
+    gid: int = KEEP
+    mtime_ns: int | None = None
+    keep: bool = False
+    """Whether a file that is there keeps its mode, owner and group."""
+
+    def like(self, status: os.stat_result) -> Attributes:
+        """These, for a file that takes the place of another one: set-ID bits were for that one's content."""
+        if not self.keep:
+            return self
+        return Attributes(status.st_mode & 0o1777, status.st_uid, status.st_gid, self.mtime_ns)
+
+    def set_on(self, fd: int, mode: int = KEEP) -> None:
+        """Set them on an open file, which has that `mode` already. Raises OSError."""
+        if (self.uid, self.gid) != (KEEP, KEEP):
+            try:
+                os.fchown(fd, self.uid, self.gid)
+            except PermissionError:
+                status = os.fstat(fd)
+                if self.uid not in (KEEP, status.st_uid) or self.gid not in (KEEP, status.st_gid):
+                    raise
+            mode = KEEP  # a change of the owner clears bits
+        if mode != self.mode:
+            os.fchmod(fd, self.mode)
+        if self.mtime_ns is not None:
+            os.utime(fd, ns=(self.mtime_ns, self.mtime_ns))
+
+
+def write_file(
+    dirfd: int,
+    name: str,
+    content: Buffer,
+    attributes: Attributes,
+    overwrite: bool = True,
+    prefix: str = ".vsrpc-",
+    note: Note = _not_noted,
+) -> None:
+    """Make a small file, in place of one that is there; it is not synced. `prefix` and `note` as in NewFile.
+
+    Raises OSError: FileExistsError unless `overwrite` is set or the file that is there has this content already;
+    WrongKindError. A symbolic link is replaced, not followed.
+    """
+    mode = attributes.mode if attributes.mode & (0o7000 | _umask()) == 0 else 0o600
+    new = NewFile(dirfd, prefix, mode=mode, note=note)
+    try:
+        if len(content):
+            write_all(new.fd, content, 0)
+        _put(new, dirfd, name, attributes, overwrite, mode)
+    except FileExistsError:
+        if overwrite or not has_content(dirfd, name, content):
+            raise
+    finally:
+        new.discard()
+        os.close(new.fd)
+
+
+def put_file(new: NewFile, dirfd: int, name: str, attributes: Attributes, overwrite: bool) -> None:
+    """Give a new file attributes and a name, once it is on disk; see `write_file`."""
+    _existing(dirfd, name)
+    os.fsync(new.fd)
+    _put(new, dirfd, name, attributes, overwrite)
+
+
+def _put(new: NewFile, dirfd: int, name: str, attributes: Attributes, overwrite: bool, mode: int = KEEP) -> None:
+    """`mode`: what it has already."""
+    attributes.set_on(new.fd, mode)
+    try:
+        new.put_new(name)
+        return
+    except FileExistsError:
+        existing = _existing(dirfd, name)
+        if not overwrite:
+            raise
+    if existing is not None and attributes.keep:
+        attributes.like(existing).set_on(new.fd)
+    new.put(name)
+
+
+def _existing(dirfd: int, name: str) -> os.stat_result | None:
+    """What has the name: None, a file or a link. Raises WrongKindError for what cannot be replaced."""
+    try:
+        status = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISLNK(status.st_mode):
+        return None  # whose mode and owner say nothing
+    if not stat.S_ISREG(status.st_mode):
+        raise WrongKindError(status)
+    return status
+
+
+def replace_link(
+    dirfd: int,
+    name: str,
+    make: Callable[[str], None],
+    same: Callable[[], bool],
+    overwrite: bool,
+    prefix: str,
+    note: Note = _not_noted,
+) -> None:
+    """Make a link, symbolic or hard, by `make(name)`; in place of what has the name, unless that is the `same` already.
+
+    Raises OSError: FileExistsError unless `overwrite` is set, WrongKindError.
+    """
+    try:
+        make(name)
+        return
+    except FileExistsError:
+        if same():
+            return
+        _existing(dirfd, name)
+        if not overwrite:
+            raise
+    temporary = prefix + secrets.token_hex(16)
+    note(temporary, False)
+    make(temporary)
+    try:
+        os.rename(temporary, name, src_dir_fd=dirfd, dst_dir_fd=dirfd)
+    except BaseException:
+        unlink(temporary, dirfd)
+        raise
+    note("", False)
+
+
+def has_content(dirfd: int, name: str, content: Buffer) -> bool:
+    """Whether there is a regular file with exactly that content."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        fd = os.open(name, flags, dir_fd=dirfd)
+    except OSError:
+        return False
+    try:
+        status = os.fstat(fd)
+        return (
+            stat.S_ISREG(status.st_mode) and status.st_size == len(content) and os.pread(fd, len(content), 0) == content
+        )
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, content: Buffer, offset: int) -> None:
+    """Write all of it at an offset. Raises OSError."""
+    written = os.pwrite(fd, content, offset)
+    while written < len(content):
+        with memoryview(content)[written:] as rest:
+            written += os.pwrite(fd, rest, offset + written)
+
+
+def data_ranges(fd: int, start: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where a file of that size has data from `start` on, as offset and length; all of it where that is not known."""
+    while start < size:
+        try:
+            begin = os.lseek(fd, start, os.SEEK_DATA)
+            end = os.lseek(fd, begin, os.SEEK_HOLE)
+        except OSError as failure:
+            if failure.errno == errno.ENXIO:  # lseek(2): only a hole is left
+                return
+            begin, end = start, size
+        end = min(end, size)
+        if begin < end:
+            yield begin, end - begin
+        start = max(end, start + 1)
+
+
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """Make so many bytes a hole, up to the file's end at most, or zeros where there are no holes. Raises OSError."""
+    length = min(length, os.fstat(fd).st_size - offset)
+    if length <= 0:
+        return
+    function = getattr(_libc(), "fallocate64", None) or getattr(_libc(), "fallocate", None)
+    if function is not None:
+        arguments = (ctypes.c_int(fd), ctypes.c_int(_PUNCH_HOLE), ctypes.c_int64(offset), ctypes.c_int64(length))
+        if function(*arguments) == 0:
+            return
+        number = ctypes.get_errno()
+        if number not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise OSError(number, os.strerror(number))
+    for at in range(offset, offset + length, len(_ZEROS)):
+        with memoryview(_ZEROS)[: offset + length - at] as zeros:
+            write_all(fd, zeros, at)
+
+
+def sync_file_system(fd: int) -> None:
+    """Have all that was written on the file system of an open file written to its disk. Raises OSError."""
+    function = getattr(_libc(), "syncfs", None)
+    if function is None or function(ctypes.c_int(fd)) != 0:
+        os.sync()
+
+
+@functools.lru_cache(maxsize=1)
+def _umask() -> int:
+    """This process's, which does not change."""
+    return umask()
+
+
+def umask() -> int:
+    """This process's, without changing it for a moment, which other threads would see."""
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if line.startswith("Umask:"):  # proc(5): since Linux 4.7
+                return int(line.split()[1], 8)
+    return 0o077
+
+
+def _libc() -> Any:
+    return ctypes.CDLL(None, use_errno=True)
