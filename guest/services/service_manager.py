@@ -73,7 +73,7 @@ class ServiceManagerService(ServiceManagerServicer):
         """Do the action, wait for its end, and tell the unit's state."""
         unit = _checked(request)
         self._policy.check_action(request.action)
-        systemctl = self._systemctl(context, "its services cannot be controlled")
+        systemctl = self._systemctl(context, "This guest has no systemd, so its services cannot be controlled")
         try:
             with context.waiting():
                 before = systemctl.show(unit)
@@ -95,7 +95,7 @@ class ServiceManagerService(ServiceManagerServicer):
         if request.status and request.status not in STATUSES:
             message = f"No such status: {printable(request.status[:64])!r} (there are {', '.join(STATUSES)})"
             raise error("INVALID_PARAMS", message, field="status")
-        systemctl = self._systemctl(context, "it has no units")
+        systemctl = self._systemctl(context, "This guest has no systemd, and so no units")
         try:
             with context.waiting():
                 units = systemctl.units()
@@ -121,7 +121,7 @@ class ServiceManagerService(ServiceManagerServicer):
         unit = _unit_name(request.unit, "unit") if request.unit else ""
         if not unit:
             context.notes["rule"] = self._policy.check_all()
-        systemctl = self._systemctl(context, "it has no journal")
+        systemctl = self._systemctl(context, "This guest has no systemd, and so no journal")
         journal = self._journal(context)
         try:
             with context.waiting():
@@ -139,7 +139,7 @@ class ServiceManagerService(ServiceManagerServicer):
 
     def _systemctl(self, context: ServicerContext, without: str) -> Systemctl:
         if not self._running():
-            raise error("NOT_SUPPORTED", f"This guest has no systemd, so {without}")
+            raise error("NOT_SUPPORTED", without)
         return Systemctl(_remaining(context), context.add_callback, self._directories)
 
     def explain(self, request: pb.ControlRequest) -> tuple[str, str]:

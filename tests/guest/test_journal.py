@@ -319,7 +319,7 @@ def test_a_journal_that_cannot_be_read(guest: Guest) -> None:
     (guest.here / "journalctl").unlink()
     assert "journalctl is not installed" in refused("NOT_SUPPORTED", guest.read).details()
     guest.service = ServiceManagerService(ANY, (str(guest.here),), lambda: False)
-    assert "it has no journal" in refused("NOT_SUPPORTED", guest.read).details()
+    assert "and so no journal" in refused("NOT_SUPPORTED", guest.read).details()
 
 
 def test_whose_messages_may_be_read(tmp_path: Path) -> None:

@@ -476,4 +476,4 @@ def test_units_that_are_not_allowed_are_not_listed(tmp_path: Path) -> None:
     guest.service = ServiceManagerService(UnitPolicy(None, ["start"]), (str(tmp_path),), lambda: True)
     refused("PERMISSION_DENIED", listed, guest)
     guest.service = ServiceManagerService(ANY, (str(tmp_path),), lambda: False)
-    assert "it has no units" in refused("NOT_SUPPORTED", listed, guest).details()
+    assert "and so no units" in refused("NOT_SUPPORTED", listed, guest).details()
