@@ -65,6 +65,8 @@ class LiveJob:
         """Notified of all that happens; guards what is below."""
         self.started = time.time()
         self.ended = 0.0
+        self.ended_at = 0.0
+        """The same by the monotonic clock."""
         self.status: Status | None = None
         """How it ended."""
         self.failure: RpcError | None = None
@@ -238,7 +240,7 @@ class LiveJob:
                 self._leader = -1
             self.failure = failure
             self.status = status
-            self.ended = time.time()
+            self.ended, self.ended_at = time.time(), time.monotonic()
             self.changed.notify_all()
         self._on_end(self)
 

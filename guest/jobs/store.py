@@ -32,7 +32,7 @@ class JobStore:
     def __init__(
         self,
         max_jobs: int = MAX_JOBS,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
         on_end: Callable[[LiveJob], None] = lambda job: None,
     ) -> None:
         """`on_end` is told of each job that has ended, in its thread."""
@@ -107,11 +107,11 @@ class JobStore:
 
     def _forget_old(self) -> None:
         """Forget ended jobs: those of long ago, and the oldest of too many, or of too much output."""
-        ended = sorted((job for job in self._jobs.values() if job.over), key=lambda job: job.ended, reverse=True)
+        ended = sorted((job for job in self._jobs.values() if job.over), key=lambda job: job.ended_at, reverse=True)
         now, bytes_kept = self._clock(), 0
         for number, job in enumerate(ended):
             bytes_kept += job.kept
-            if number >= KEPT_JOBS or now - job.ended > KEPT_SECONDS or (number and bytes_kept > KEPT_BYTES):
+            if number >= KEPT_JOBS or now - job.ended_at > KEPT_SECONDS or (number and bytes_kept > KEPT_BYTES):
                 self._drop(job.id)
 
     def _drop(self, job_id: str) -> None:
