@@ -68,10 +68,6 @@ class Output:
 Sink = Callable[[Output], None]
 
 
-class Left(Exception):
-    """Whoever followed the job did not want to any more; it goes on."""
-
-
 class RemoteJob:
     """One job. `patience`: seconds without an answer after which a broken link is given up; the job goes on then."""
 
@@ -81,7 +77,6 @@ class RemoteJob:
         self._patience = patience
         self._offsets = {"stdout": 0, "stderr": 0}
         self._input = 0
-        self._left = False
         self._pending: Pending | None = None
 
     @classmethod
@@ -117,12 +112,6 @@ class RemoteJob:
                 self._pending.cancel()  # does nothing where it has ended
             beating.set()
             heart.join()
-
-    def leave(self) -> None:
-        """Let `follow`, in another thread, raise Left soon."""
-        self._left = True
-        if self._pending is not None:
-            self._pending.cancel()
 
     def kept(self, sink: Sink) -> Info:
         """Hand what is there of its output to the sink, and wait for no more."""
@@ -217,8 +206,6 @@ class RemoteJob:
                 begun = self._bear(error, begun)
 
     def _bear(self, error: RPCError, begun: float | None) -> float:
-        if self._left:
-            raise Left from error
         now = time.monotonic()
         begun = now if begun is None else begun
         if error.reason not in TRANSIENT:
