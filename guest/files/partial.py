@@ -12,7 +12,7 @@ import os
 import re
 
 from guest.errors import error
-from guest.files.target import Resumable, TargetFile, TargetSpec
+from guest.files.target import TargetFile, TargetSpec
 from guest.os_errors import printable
 from guest.policy.paths import PathPolicy
 from vsrpc.newfile import unlink
@@ -87,7 +87,7 @@ class PartialFile(TargetFile):
         self._key = key
         self._partials = partials
         super().__init__(policy, spec, keep_free)
-        self.resume = Resumable(spec.path, key)
+        self.resumable = True
 
     def cut(self, size: int) -> None:
         """Forget what was left beyond a size; raises RpcError."""
@@ -98,7 +98,7 @@ class PartialFile(TargetFile):
     def discard(self) -> None:
         """Let go of it, and remove it unless it is to be kept; does nothing the second time."""
         if isinstance(self._new, KeptFile):
-            self._new.keep = self.resume is not None
+            self._new.keep = self.resumable
         super().discard()
 
     def _create(self) -> KeptFile:

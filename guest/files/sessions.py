@@ -11,7 +11,7 @@ from typing import Callable, Iterator
 
 from guest.config import LimitsConfig
 from guest.errors import error, too_large
-from guest.files.target import Resumable, TargetFile
+from guest.files.target import TargetFile
 from guest.files.upload import UploadSession
 from vsrpc.admission import Budget
 from vsrpc.errors import RpcError, busy
@@ -109,10 +109,10 @@ class UploadSessions:
             return busy(what, "limits.upload_space", space)
         return None
 
-    def end(self, resume: Resumable) -> None:
-        """End the uploads that write what another one is to go on with: their caller has gone."""
+    def end(self, path: str) -> None:
+        """End the uploads to a path that another one is to go on with, or takes the place of: their caller has gone."""
         with self._lock:
-            ended = [each for each in self._sessions.items() if each[1].resume == resume]
+            ended = [each for each in self._sessions.items() if each[1].resumable and each[1].path == path]
             for session_id, _ in ended:
                 del self._sessions[session_id]
         for session_id, session in ended:

@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from guest.errors import error
 from guest.files.content import read_full
@@ -45,14 +45,6 @@ class TargetSpec:
         return cls(asked_path(request), attributes, request.overwrite if request.HasField("overwrite") else True)
 
 
-class Resumable(NamedTuple):
-    """What an upload writes that another one may go on with."""
-
-    path: str
-    key: str
-    """Names the source."""
-
-
 class TargetFile:
     """A new file for the target, open for writing. End it with `commit` or `discard`.
 
@@ -66,8 +58,8 @@ class TargetFile:
         self, policy: PathPolicy, spec: TargetSpec, keep_free: int = 0, temps: TempFiles | None = None
     ) -> None:
         self.spec = spec
-        self.resume: Resumable | None = None
-        """Set where what was written is to be kept, when it is discarded, for another upload."""
+        self.resumable = False
+        """Whether what was written is to be kept, when it is discarded, for another upload."""
         self._keep_free = keep_free
         self._temps = temps
         self._new: NewFile | None = None

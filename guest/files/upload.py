@@ -49,7 +49,7 @@ class UploadSession:
         self.checksum = checksum
         self.stream = False
         """Whether its size is said when it is finished."""
-        self.resume = target.resume
+        self.resumable = target.resumable
         self._target = target
         self._submit = submit
         self._budget = budget
@@ -100,7 +100,7 @@ class UploadSession:
         """
         with self._changed:
             if not keep:
-                self._target.resume = None
+                self._target.resumable = False
             self._close()
             # So that it is removed when the caller hears of it, unless somebody's file system hangs.
             self._changed.wait_for(lambda: not self._writing and not self._digesting, _SETTLE)
@@ -166,7 +166,7 @@ class UploadSession:
                 if written:
                     self._take(offset, end, content)
                 else:
-                    self._target.resume = None  # a full disk keeps nothing
+                    self._target.resumable = False  # a full disk keeps nothing
                     self._close()
                 self._changed.notify_all()
                 self._discard_unused()
@@ -182,8 +182,8 @@ class UploadSession:
 
     def present(self, offset: int, length: int, digest: str, go_on: Callable[[], None]) -> bool:
         """Whether a part is there already, left by an interrupted upload; it then counts as arrived."""
-        if offset < 0 or offset + length > self.size:
-            message = f"Block of {length} bytes at offset {offset} is outside the file of {self.size} bytes"
+        if offset < 0 or length <= 0 or offset + length > self.size:
+            message = f"A block at offset {offset} is outside the file of {self.size} bytes"
             raise error("INVALID_PARAMS", f"{message} that was announced: {printable(self.path)}", offset=offset)
         actual = new_digest(self.checksum)
         for start in range(offset, offset + length, BLOCK):
@@ -224,7 +224,7 @@ class UploadSession:
             actual = ""
             if wanted or self._digest_early:
                 actual = self._whole_digest(go_on)
-            self._target.resume = None
+            self._target.resumable = False
             if wanted and wanted.lower() != actual:
                 self._close()
                 name = "SHA-256" if self.checksum == SHA256 else "MD5"

@@ -21,7 +21,7 @@ from guest.files.content import SHA256, digest_of, md5_of_file, read_into
 from guest.files.entries import asked_path, told_path
 from guest.files.partial import PartialFile, Partials
 from guest.files.sessions import UploadSessions
-from guest.files.target import Resumable, TargetFile, TargetSpec
+from guest.files.target import TargetFile, TargetSpec
 from guest.files.temps import TempFiles
 from guest.files.upload import UploadSession
 from guest.os_errors import file_errors, printable
@@ -266,7 +266,7 @@ class FileService(FileTrees, FileChanges):
         spec = TargetSpec.of(request)
         if not request.resume_key or self._partials is None:
             return TargetFile(self._policy, spec, self._keep_free, self._temps), 0
-        self._sessions.end(Resumable(spec.path, request.resume_key))
+        self._sessions.end(spec.path)
         partial = PartialFile(self._policy, spec, request.resume_key, self._keep_free, self._partials)
         try:
             partial.cut(request.size)

@@ -17,7 +17,6 @@ from host.copy import copy as copy_files
 from host.copy import sync as sync_directories
 from host.copy.places import STREAM, place_of
 from host.errors import UsageError
-from host.transfer_options import MD5
 
 _SHOWN = 100  # failures that are told one by one
 
@@ -54,7 +53,7 @@ def _stream(client: VirtioRPCClient, args: argparse.Namespace, options: Options,
 def sync(client: VirtioRPCClient, args: argparse.Namespace) -> int:
     """Make a directory what another one is."""
     place_of(args.dest)
-    options = Options(preserving(args.owner)._replace(mode=True, times=True), checksum=args.checksum or MD5)
+    options = Options(preserving(args.owner)._replace(mode=True, times=True))
     with CopyProgress(args.progress) as progress:
         report = sync_directories(
             FileCalls(client.calls),
@@ -62,7 +61,7 @@ def sync(client: VirtioRPCClient, args: argparse.Namespace) -> int:
             args.dest,
             delete=args.delete,
             dry_run=args.dry_run,
-            compare_content=args.checksum is not None,
+            compare_content=args.checksum,
             options=options,
             listener=progress,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import stat as modes
-import sys
 import time
 from typing import Any, Iterable, Mapping
 
@@ -43,8 +42,8 @@ def ls(client: VirtioRPCClient, args: Arguments) -> int:
             listed.extend({"directory": _text(path), **_as_dict(entry)} for entry in entries)
             return exits.OK
         if several:
-            print_line(f"{_printed(path)}:")
-        rows = [_long(entry) if args.long else (_printed(entry.name),) for entry in entries]
+            print_line(f"{path}:")
+        rows = [_long(entry) if args.long else (entry.name,) for entry in entries]
         for line in _table(rows, right=(1, 4)) if args.long else (row[0] for row in rows):
             print_line(line)
         unread = [entry for entry in entries if entry.failure and entry.kind]
@@ -71,8 +70,8 @@ def _entries(guest: GuestTree, path: str, args: Arguments) -> Iterable[Entry]:
 
 
 def _long(entry: Entry) -> tuple[str, ...]:
-    link = f" -> {_printed(entry.target)}" if entry.kind == "symlink" else ""
-    name = _printed(entry.name) + link
+    link = f" -> {entry.target}" if entry.kind == "symlink" else ""
+    name = entry.name + link
     if not entry.kind:
         return ("?" * 10, "?", "?", "?", "?", "?", name)
     mode = modes.filemode(entry.mode | _BITS.get(entry.kind, modes.S_IFREG))
@@ -129,7 +128,7 @@ def _described(path: str, data: Mapping[str, Any]) -> Iterable[str]:
     link = f" -> {shown(name_of(data, 'link_target'))}" if data["type"] == "symlink" else ""
     kind = {"directory": modes.S_IFDIR, "symlink": modes.S_IFLNK, "file": modes.S_IFREG}.get(data["type"], 0)
     mode = int(data["mode"], 8)
-    yield f"    Path: {_printed(path)}{link}"
+    yield f"    Path: {path}{link}"
     yield f"    Type: {data['type']}, {data['size']} bytes, {data['allocated']} allocated"
     yield f"    Mode: {data['mode']} ({modes.filemode(mode | kind)})"
     yield f"   Owner: {data['owner']} ({data['uid']}), group {data['group']} ({data['gid']})"
@@ -166,7 +165,7 @@ def _usage(each: Mapping[str, Any]) -> tuple[str, ...]:
     used, available = int(each["used"]), int(each["available"])
     percent = f"{-(-100 * used // (used + available))}%" if used + available else "-"
     numbers = [size(int(each["total"])), size(used), size(available), percent]
-    return (_printed(each["device"]), each["fstype"], *numbers, _printed(each["mountpoint"]))
+    return (each["device"], each["fstype"], *numbers, each["mountpoint"])
 
 
 def checksum(client: VirtioRPCClient, args: Arguments) -> int:
@@ -180,7 +179,7 @@ def checksum(client: VirtioRPCClient, args: Arguments) -> int:
         if args.print_json or args.raw:
             found.append({"path": _text(path), "size": int(each["size"]), args.algorithm: each["digests"][0]})
         else:
-            print_line(f"{each['digests'][0]}  {_printed(path)}")
+            print_line(f"{each['digests'][0]}  {path}")
         return exits.OK
 
     code = each_path(args.paths, digest)
@@ -202,11 +201,6 @@ def _table(rows: list[tuple[str, ...]], right: tuple[int, ...]) -> Iterable[str]
             for column, (cell, width) in enumerate(zip(row, widths))
         )
         yield "  ".join([*cells, row[-1]])
-
-
-def _printed(name: str) -> str:
-    """A name as it is in a pipe, but with nothing that a terminal obeys on one."""
-    return shown(name) if sys.stdout is not None and sys.stdout.isatty() else name
 
 
 def _text(name: str) -> str:

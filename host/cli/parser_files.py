@@ -37,12 +37,7 @@ def add_copies(command: MakeCommand, chunk_size: Callable[[argparse.ArgumentPars
     sync.add_argument("-n", "--dry-run", action="store_true", help="only print what would be done, a line each")
     sync.add_argument("-p", "--owner", action="store_true", help="keep owners, too (times and modes always are)")
     sync.add_argument(
-        "--checksum",
-        nargs="?",
-        const=MD5,
-        choices=(MD5, "sha256"),
-        metavar="NAME",
-        help="compare the content of files of the same size by md5 (or sha256), not their times",
+        "--checksum", action="store_true", help="compare the content of files of the same size, not their times"
     )
     _add_progress(sync)
 

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 from collections import deque
+from itertools import count
 from typing import Any, Callable, Iterable, Iterator, Mapping, Tuple
 
 from host.backend import Buffer, Reply
@@ -27,6 +28,8 @@ from vsrpc.partial import PREFIX, KeptFile
 
 _COMPARED = 64 * 1024 * 1024  # bytes whose digests go in one call
 _ABORT_TIMEOUT = 5.0  # seconds; a guest that is gone drops the session by itself
+
+_ATTEMPTS = 10  # for an upload that the guest knows nothing of any more: two that write the same file end each other's
 
 Range = Tuple[int, int]
 Counted = Callable[[int, int], None]
@@ -93,13 +96,14 @@ class LargeUpload:
     def run(self, fields: Mapping[str, Any]) -> None:
         """Move it; `fields` are those of the new file. Goes on where the link breaks. Raises RPCError, OSError."""
         begun: float | None = None
-        while True:
+        for attempt in count(1):
             before = self._done
             try:
                 self._once(fields)
                 return
             except RPCError as error:
-                if error.reason in ("SESSION_NOT_FOUND", "OUTCOME_UNKNOWN"):  # the daemon has started anew
+                lost = error.reason in ("SESSION_NOT_FOUND", "OUTCOME_UNKNOWN")
+                if lost and attempt < _ATTEMPTS:  # the daemon has started anew
                     error = failure("SERVICE_UNAVAILABLE", error.message)
                 begun = self._guest.bear(error, begun if self._done == before else None)
             self._counted(-self._done, 0)
@@ -139,8 +143,8 @@ class LargeUpload:
             while window:
                 window.take()
 
-        def sent(count: int) -> None:
-            self._count(count, count)
+        def sent(size: int) -> None:
+            self._count(size, size)
 
         # Without a digest of the whole, each chunk has its own.
         checksum = self._options.checksum

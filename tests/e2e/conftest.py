@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import subprocess
 import uuid
-from typing import Iterator
+from typing import Callable, Iterator
 
 import pytest
-from e2e_cli import Cli, Guest, Remote
+from e2e_cli import Cli, Guest, Outcome, Remote
 
+from host.cli.main import main
 from host.client import VirtioRPCClient
 from host.local import LocalGuest
 
@@ -21,6 +22,7 @@ VM = pytest.param("vm", marks=[pytest.mark.vm, pytest.mark.timeout(900)])
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "one_format_on_vm: says nothing new in JSON on the VM")
     config.addinivalue_line("markers", "systemd: needs a guest with systemd, so not the embedded one")
 
 
@@ -30,8 +32,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         kind = parameters.get("guest")
-        if (kind == "local" and item.get_closest_marker("systemd")) or (
-            kind == "vm" and parameters.get("any_cli") == "no-protobuf"
+        formats = {parameters.get(name) for name in ("cli", "any_cli", "client")}
+        if (
+            (kind == "local" and item.get_closest_marker("systemd"))
+            or (kind == "vm" and "no-protobuf" in formats)
+            or (kind == "vm" and "json" in formats and item.get_closest_marker("one_format_on_vm"))
         ):
             left_out.append(item)
     if left_out:
@@ -65,6 +70,21 @@ def cli(request: pytest.FixtureRequest, target: str, tmp_path_factory: pytest.Te
 def any_cli(request: pytest.FixtureRequest, target: str, tmp_path_factory: pytest.TempPathFactory) -> Cli:
     """The command line in each wire format, and where protobuf cannot be imported."""
     return Cli(target, request.param, tmp_path_factory.mktemp("cli"))
+
+
+@pytest.fixture
+def in_process(
+    target: str, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Outcome]:
+    """The command line without a process of its own, which takes most of the time of a short command."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/nonexistent")
+
+    def run(*argv: str) -> Outcome:
+        code = main(["-s", target, *argv])
+        out, err = capfdbinary.readouterr()
+        return Outcome(code, out, err.decode())
+
+    return run
 
 
 @pytest.fixture(params=["proto", "json"])

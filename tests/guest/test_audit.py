@@ -267,7 +267,7 @@ def test_an_idle_upload_is_told_of() -> None:
     class Target:
         spec = file_pb2.InitUploadRequest(path="/x")
         rule = ""
-        resume = None
+        resumable = False
         discarded = False
 
         def discard(self) -> None:
