@@ -20,7 +20,9 @@ READ_SIZE = 2 * 1024 * 1024
 HELD_SIZE = 8 * 1024 * 1024
 """Bytes of each output that the guest keeps of a job that waits for us: some replies' worth."""
 
-_READ_WAIT = 20.0  # seconds for which the guest waits for output before it says that there is none
+# Seconds for which the guest waits for output before it says that there is none. Between two calls others may have the
+# port: one who follows a job for hours must not keep them from it.
+_READ_WAIT = 2.0
 _ANSWER_TIME = 15.0  # seconds more until a reply is given up
 _BREATH = 0.2  # seconds between attempts while nobody answers
 
@@ -38,6 +40,9 @@ Info = Mapping[str, Any]
 
 class Calls(Protocol):
     """What is needed of the client (host.calls.Calls)."""
+
+    give_way: Callable[[], None]
+    """Lets others have the port between two calls."""
 
     def reply(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Reply:
         """Call an rpc and wait."""
@@ -92,6 +97,7 @@ class RemoteJob:
         heart.start()
         try:
             self._pending = self._read(_READ_WAIT)
+            turn = time.monotonic()
             while True:
                 reply = self._again(self._pending, lambda: self._read(_READ_WAIT))
                 outputs = self._take(reply)
@@ -102,6 +108,9 @@ class RemoteJob:
                 if info["output_ended"] and not over and not outputs:
                     raise failure("PROTOCOL_ERROR", f"the guest has no more of job {self.id}, and says that there is")
                 if not over:
+                    if time.monotonic() - turn >= _READ_WAIT:
+                        self._calls.give_way()
+                        turn = time.monotonic()
                     self._pending = self._read(_READ_WAIT)  # on its way while the sink takes this
                 for output in outputs:
                     sink(output)
@@ -145,6 +154,7 @@ class RemoteJob:
                 return False
             if self._input >= end:
                 return True
+            self._calls.give_way()
 
     def signal(self, name: str) -> None:
         """Send a signal to all of its processes. Raises RPCError."""

@@ -10,8 +10,8 @@ from host.backend import Reply
 from host.errors import RPCError
 from host.jobs import TRANSIENT
 
-WAIT = 20.0
-"""Seconds for which the guest waits for an entry before it says that there is none."""
+WAIT = 2.0
+"""Seconds for which the guest waits for an entry before it says that there is none; others may then have the port."""
 
 _ANSWER_TIME = 15.0  # seconds more until a reply is given up
 _BREATH = 0.2  # seconds between attempts while nobody answers
@@ -22,6 +22,9 @@ Entry = Mapping[str, Any]
 
 class Calls(Protocol):
     """What is needed of the client (host.calls.Calls)."""
+
+    give_way: Callable[[], None]
+    """Lets others have the port between two calls."""
 
     def reply(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Reply:
         """Call an rpc and wait."""
@@ -65,6 +68,7 @@ class RemoteJournal:
             if over and not follow:
                 return
             if over:
+                self._calls.give_way()
                 left = None
                 request.pop("lines", None)
                 request["wait"] = WAIT

@@ -25,6 +25,9 @@ class Guest:
         self.lost: list[str] = []
         self.journal = RemoteJournal(self, patience=60, on_lost=self.lost.append, sleep=lambda seconds: None)
 
+    def give_way(self) -> None:
+        """Nobody else waits."""
+
     def reply(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Reply:
         assert (service, rpc) == ("ServiceManager", "Journal")
         assert timeout is None or timeout > fields.get("wait", 0)
