@@ -13,6 +13,7 @@ from typing import Callable, Protocol, Sequence
 
 from guest import config, logging_setup, subcommands
 from guest.daemon import Daemon
+from guest.machine.freeze import thaw_leftovers
 from vsrpc._version import __version__
 from vsrpc.transports import Listener, listener
 
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"argument --listen: {options.listen!r} is not unix:PATH or vsock:PORT")
     if options.run is not None:
         return int(options.run(options))
+    thawed = thaw_leftovers()  # before anything is written
     try:
         path = config.find(options.config)
         settings = config.load(path)
@@ -58,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(lambda: Keeper(settings, path), f"unix:{SOCKET}", settings, path, options.exit_with_stdin)
     log = logging.getLogger("guest")
     log.info("configuration: %s", path)
+    if thawed:
+        log.warning("%s: thawed, a daemon that has died left them frozen", ", ".join(thawed))
     if settings.security.allowed_commands is None:
         log.warning("security.allowed_commands is null: callers may run any command")
     return _run(

@@ -13,6 +13,7 @@ import threading
 import time
 from typing import Any, Callable
 
+from guest import logging_setup
 from guest.audit.log import Audit
 from guest.audit.sink import sink
 from guest.authentication import authenticator, is_needed
@@ -22,7 +23,9 @@ from guest.files.partial import Partials
 from guest.files.sessions import UploadSessions
 from guest.files.temps import TempFiles, state_directory
 from guest.files.upload import UploadSession
+from guest.jobs.live import LiveJob, job_end
 from guest.jobs.store import JobStore
+from guest.machine.freeze import Freezer
 from guest.policies import policies
 from guest.services.file import FileService
 from guest.services.job import JobService
@@ -48,7 +51,15 @@ from vsrpc.v1.system_vsrpc import add_SystemServicer_to_server
 _log = logging.getLogger(__name__)
 
 # Calls that come by the thousand: only those that fail are logged, since a line costs a slow guest more than the call.
-_FREQUENT = frozenset(("/vsrpc.v1.System/Ping", "/vsrpc.v1.File/UploadChunk", "/vsrpc.v1.File/DownloadChunk"))
+# Whoever follows the journal would also read of each call that does so, and so cause the next one.
+_FREQUENT = frozenset(
+    (
+        "/vsrpc.v1.System/Ping",
+        "/vsrpc.v1.File/UploadChunk",
+        "/vsrpc.v1.File/DownloadChunk",
+        "/vsrpc.v1.ServiceManager/Journal",
+    )
+)
 
 
 _PARTIALS_INTERVAL = 3600.0  # seconds between looks for what interrupted uploads have left for too long
@@ -73,12 +84,14 @@ class Daemon:
         if config.audit.enabled:
             self._audit = Audit(sink(config.audit), instance, lambda path: self.dispatcher.method(path))
             self._audit.event("start", version=__version__, config=config_file)
+        allowed = Operations(**dataclasses.asdict(config.security.operations))
+        self._machine = MachineService(allowed, Freezer(self._hold_logs))
         log_call = (_log_call,) if self._audit is None else (self._audit, _log_call)
         self.dispatcher = Dispatcher(
             errors=ERRORS,
             max_request_size=config.server.max_request_size,
             request_timeout=config.server.request_timeout,
-            interceptors=(*log_call, policy.switches.intercept),
+            interceptors=(*log_call, policy.switches.intercept, self._machine.intercept),
             on_refused=None if self._audit is None else self._audit.refused,
         )
         self._stopped = threading.Event()
@@ -94,12 +107,12 @@ class Daemon:
         if job_keeper:
             self._jobs = JobProxy(policy.commands, limits)
         else:
-            self._jobs = JobService(policy.commands, JobStore(limits.jobs), max_reply, limits)
+            self._jobs = JobService(policy.commands, JobStore(limits.jobs, on_end=self._job_ended), max_reply, limits)
         add_JobServicer_to_server(self._jobs, self.dispatcher)
-        self._machine = MachineService(Operations(**dataclasses.asdict(config.security.operations)))
         add_MachineServicer_to_server(self._machine, self.dispatcher)
         add_FileServicer_to_server(self._files, self.dispatcher)
-        add_ServiceManagerServicer_to_server(ServiceManagerService(policy.units), self.dispatcher)
+        units = ServiceManagerService(policy.units, max_reply=max_reply)
+        add_ServiceManagerServicer_to_server(units, self.dispatcher)
         self._server = Server(
             self.dispatcher,
             agent=f"vsrpc-guest/{__version__}",
@@ -125,14 +138,19 @@ class Daemon:
 
     def stop(self) -> None:
         """End all calls and what they started, remove what was half uploaded, and make serve() return."""
+        self._machine.stop()  # before calls are waited for that wait for a frozen file system
         self._stopped.set()
         self._server.stop()
         self._jobs.stop()
-        self._machine.stop()
         self._files.stop()
         self._temps.close()
         if self._audit is not None:
             self._audit.close()
+
+    def _hold_logs(self, held: bool) -> None:
+        logging_setup.hold(held)
+        if self._audit is not None:
+            self._audit.hold(held)
 
     def _remove_leftovers(self) -> None:
         self._temps.remove_leftovers(lambda path: self._event("removed", path=path))
@@ -144,6 +162,9 @@ class Daemon:
     def _upload_dropped(self, session_id: str, upload: UploadSession, why: str) -> None:
         size = {"size": upload.size, "received": upload.received}
         self._event("dropped", session_id=session_id[:8], path=upload.path, why=why, **size)
+
+    def _job_ended(self, job: LiveJob) -> None:
+        self._event("ended", **job_end(job))
 
     def _event(self, event: str, **fields: Any) -> None:
         if self._audit is not None:

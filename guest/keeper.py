@@ -6,14 +6,19 @@ judged what comes. It judges again, by the configuration as it is then, and so i
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
+import secrets
 import socket
 import threading
 from typing import Any, Callable
 
 from guest import config
+from guest.audit.log import Audit
+from guest.audit.sink import sink
 from guest.errors import ERRORS, error
+from guest.jobs.live import LiveJob, job_end
 from guest.jobs.store import JobStore
 from guest.policies import policies
 from guest.services.job import JobService
@@ -39,7 +44,11 @@ class Keeper:
     def __init__(self, settings: config.GuestConfig, config_file: str, idle_seconds: float = IDLE_SECONDS) -> None:
         self._file = config_file
         self._version = _version(config_file)
-        self._store = JobStore(settings.limits.jobs)
+        self._audit: Audit | None = None
+        if settings.audit.enabled:  # to the journal: a file has one writer
+            journal = sink(dataclasses.replace(settings.audit, file=None))
+            self._audit = Audit(journal, secrets.token_hex(16), lambda path: None)
+        self._store = JobStore(settings.limits.jobs, on_end=self._job_ended)
         policy = policies(settings, config_file).commands
         self._service = JobService(policy, self._store, settings.server.max_request_size, settings.limits)
         dispatcher = Dispatcher(
@@ -67,6 +76,8 @@ class Keeper:
         self._over.set()
         self._server.stop()
         self._service.stop()
+        if self._audit is not None:
+            self._audit.close()
 
     def _judge_anew(
         self, proceed: Callable[[Any, ServicerContext], Any], request: Any, context: ServicerContext
@@ -80,6 +91,10 @@ class Keeper:
                 raise error("SERVICE_UNAVAILABLE", f"No job is started until this is mended: {failure}") from None
             self._version = version
         return proceed(request, context)
+
+    def _job_ended(self, job: LiveJob) -> None:
+        if self._audit is not None:
+            self._audit.event("ended", **job_end(job))
 
     def _watch(self) -> None:
         idle = 0.0

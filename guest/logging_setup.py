@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import os
 import sys
 from io import TextIOWrapper
+from typing import Iterator, Sequence
 
 from guest.config import ConfigError, LoggingConfig
 from guest.os_errors import printable
+
+_HELD_SIZE = 1 << 20  # characters
 
 _FORMAT = "%(levelname)s %(name)s: %(message)s"
 
@@ -27,7 +31,68 @@ def setup(config: LoggingConfig, debug: bool) -> None:
         # The journal has the time of each line already.
         stream.setFormatter(_Formatter(_FORMAT if "JOURNAL_STREAM" in os.environ else f"%(asctime)s {_FORMAT}"))
         handlers.append(stream)
-    logging.basicConfig(level="DEBUG" if debug else config.level, handlers=handlers, force=True)
+    logging.basicConfig(level="DEBUG" if debug else config.level, handlers=[Holdback(handlers)], force=True)
+
+
+def hold(held: bool) -> None:
+    """Keep lines in memory, as the log may not be written (file systems are frozen); or write them now."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, Holdback):
+            handler.hold(held)
+
+
+class Holdback(logging.Handler):
+    """Hands lines on to other handlers; or keeps them until it may, within bounds, and tells how many it could not."""
+
+    def __init__(self, targets: Sequence[logging.Handler], most: int = _HELD_SIZE) -> None:
+        super().__init__()
+        self._targets = targets
+        self._most = most
+        self._held: list[logging.LogRecord] | None = None
+        self._size = 0
+        self._dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand it on, or keep it."""
+        if self._held is None:
+            for target in self._targets:
+                target.handle(record)
+            return
+        record.msg, record.args = record.getMessage(), None  # what it says now, and not what it holds on to
+        self._size += len(record.msg)
+        if self._size > self._most:
+            self._dropped += 1
+        else:
+            self._held.append(record)
+
+    def hold(self, held: bool) -> None:
+        """Whether lines are kept. With True, nothing is being written when this returns."""
+        with _locked(self):
+            if held:
+                self._held = [] if self._held is None else self._held
+                return
+            records, dropped = self._held or [], self._dropped
+            self._held, self._size, self._dropped = None, 0, 0
+            for record in records:
+                self.emit(record)
+            if dropped:
+                text = "%d lines are missing here: too many came while file systems were frozen"
+                self.emit(logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (dropped,), None))
+
+    def close(self) -> None:
+        """Close all."""
+        for target in self._targets:
+            target.close()
+        super().close()
+
+
+@contextlib.contextmanager
+def _locked(handler: logging.Handler) -> Iterator[None]:
+    handler.acquire()
+    try:
+        yield
+    finally:
+        handler.release()
 
 
 def _file_handler(path: str, config: LoggingConfig) -> logging.Handler:

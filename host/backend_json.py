@@ -83,7 +83,8 @@ class JsonBackend:
             body = json.dumps(fields, default=_base64_text).encode()
             headers.append(("content-type", "application/json"))
         elif fields:
-            target += "?" + urlencode(fields, safe="/")
+            query = {name: _base64_text(each) if isinstance(each, bytes) else each for name, each in fields.items()}
+            target += "?" + urlencode(query, safe="/")
         response = self._channel.http(
             route.http_method,
             target,

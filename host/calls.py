@@ -18,8 +18,10 @@ log = logging.getLogger(__name__)
 class Calls:
     """Makes calls through the backend that `backend` gives, connecting if need be. Raises RPCError and UsageError."""
 
-    def __init__(self, backend: Callable[[], Backend]) -> None:
+    def __init__(self, backend: Callable[[], Backend], give_way: Callable[[], None] = lambda: None) -> None:
+        """`give_way` lets others have the port between two calls (Channel.give_way)."""
         self._backend = backend
+        self.give_way = give_way
 
     def reply(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Reply:
         """Call an rpc and wait; `timeout` in seconds, None for the default."""

@@ -87,7 +87,7 @@ class VirtioRPCClient:
         self._local: LocalGuest | None = None
         self._channel: Channel | None = None
         self._backend: Backend | None = None
-        self._calls = Calls(lambda: self._connected()[1])
+        self._calls = Calls(lambda: self._connected()[1], lambda: self._connected()[0].give_way())
         self._files = FileCalls(self._calls)
 
     def connect(self, timeout: float | None = None) -> None:

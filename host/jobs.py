@@ -20,7 +20,9 @@ READ_SIZE = 2 * 1024 * 1024
 HELD_SIZE = 8 * 1024 * 1024
 """Bytes of each output that the guest keeps of a job that waits for us: some replies' worth."""
 
-_READ_WAIT = 20.0  # seconds for which the guest waits for output before it says that there is none
+# Seconds for which the guest waits for output before it says that there is none. Between two calls others may have the
+# port: one who follows a job for hours must not keep them from it.
+_READ_WAIT = 2.0
 _ANSWER_TIME = 15.0  # seconds more until a reply is given up
 _BREATH = 0.2  # seconds between attempts while nobody answers
 
@@ -28,7 +30,7 @@ _BREATH = 0.2  # seconds between attempts while nobody answers
 _HEARTBEAT = 15.0
 
 # What a link that is about to heal makes of calls.
-_TRANSIENT = frozenset(
+TRANSIENT = frozenset(
     ("CONNECTION_LOST", "CONNECTION_REFUSED", "READ_TIMEOUT", "WRITE_TIMEOUT", "SERVICE_UNAVAILABLE", "BUSY")
 )
 
@@ -38,6 +40,9 @@ Info = Mapping[str, Any]
 
 class Calls(Protocol):
     """What is needed of the client (host.calls.Calls)."""
+
+    give_way: Callable[[], None]
+    """Lets others have the port between two calls."""
 
     def reply(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Reply:
         """Call an rpc and wait."""
@@ -68,10 +73,6 @@ class Output:
 Sink = Callable[[Output], None]
 
 
-class Left(Exception):
-    """Whoever followed the job did not want to any more; it goes on."""
-
-
 class RemoteJob:
     """One job. `patience`: seconds without an answer after which a broken link is given up; the job goes on then."""
 
@@ -81,7 +82,6 @@ class RemoteJob:
         self._patience = patience
         self._offsets = {"stdout": 0, "stderr": 0}
         self._input = 0
-        self._left = False
         self._pending: Pending | None = None
 
     @classmethod
@@ -97,6 +97,7 @@ class RemoteJob:
         heart.start()
         try:
             self._pending = self._read(_READ_WAIT)
+            turn = time.monotonic()
             while True:
                 reply = self._again(self._pending, lambda: self._read(_READ_WAIT))
                 outputs = self._take(reply)
@@ -107,6 +108,9 @@ class RemoteJob:
                 if info["output_ended"] and not over and not outputs:
                     raise failure("PROTOCOL_ERROR", f"the guest has no more of job {self.id}, and says that there is")
                 if not over:
+                    if time.monotonic() - turn >= _READ_WAIT:
+                        self._calls.give_way()
+                        turn = time.monotonic()
                     self._pending = self._read(_READ_WAIT)  # on its way while the sink takes this
                 for output in outputs:
                     sink(output)
@@ -117,12 +121,6 @@ class RemoteJob:
                 self._pending.cancel()  # does nothing where it has ended
             beating.set()
             heart.join()
-
-    def leave(self) -> None:
-        """Let `follow`, in another thread, raise Left soon."""
-        self._left = True
-        if self._pending is not None:
-            self._pending.cancel()
 
     def kept(self, sink: Sink) -> Info:
         """Hand what is there of its output to the sink, and wait for no more."""
@@ -156,6 +154,7 @@ class RemoteJob:
                 return False
             if self._input >= end:
                 return True
+            self._calls.give_way()
 
     def signal(self, name: str) -> None:
         """Send a signal to all of its processes. Raises RPCError."""
@@ -217,11 +216,9 @@ class RemoteJob:
                 begun = self._bear(error, begun)
 
     def _bear(self, error: RPCError, begun: float | None) -> float:
-        if self._left:
-            raise Left from error
         now = time.monotonic()
         begun = now if begun is None else begun
-        if error.reason not in _TRANSIENT:
+        if error.reason not in TRANSIENT:
             raise error
         if now - begun > self._patience:
             raise failure(

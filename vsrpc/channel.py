@@ -164,6 +164,14 @@ class Channel:
         """Connect now, rather than at the first call. Raises RpcError."""
         self._link.connect(self.deadline(timeout))
 
+    def give_way(self) -> None:
+        """Let others who wait for the port have it now, unless a call is under way; the next call waits for its turn.
+
+        An idle channel does so by itself. This is for who makes one call after another for hours.
+        """
+        if not self._pending.all():
+            self._link.give_way()
+
     @property
     def beginning(self) -> Beginning:
         """How the latest session came about, or why it did not."""

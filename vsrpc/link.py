@@ -163,6 +163,12 @@ class Link:
         finally:
             self._lock.release()
 
+    def give_way(self) -> None:
+        """`yield_turn` with the session that there is, if any."""
+        session = self._session
+        if session is not None:
+            self.yield_turn(session)
+
     def close(self) -> None:
         """End the session; connecting again is refused."""
         self._closed = True

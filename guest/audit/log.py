@@ -7,7 +7,8 @@
     dropped   an upload has ended by no call: it was idle, could not be written, or the daemon stops
     removed   the temporary file of an upload was removed that ended with a daemon that died
     omitted   so many refusals were not written, since more came than a flood may fill the disk with
-    gap       so many lines before could not be written; the daemon's log has them
+    gap       so many lines before could not be written; the daemon's log has them, unless it says `frozen`: then
+              there were too many while file systems were frozen
 
 What only reads and what comes by the thousand (System, Stat, UploadChunk) is written when it is refused; a download by
 its first chunk, by which is meant one at offset 0, or of a file that was not read for a while: else a reader who begins
@@ -36,7 +37,9 @@ from vsrpc.status import Code
 _FILE = "/vsrpc.v1.File/"
 _DOWNLOAD_CHUNK = _FILE + "DownloadChunk"
 _DOWNLOADS = (_FILE + "Download", _DOWNLOAD_CHUNK, _FILE + "ReadFiles", _FILE + "Tail")
-_UPLOAD_CHUNK = _FILE + "UploadChunk"
+_JOB = "/vsrpc.v1.Job/"
+# Parts of what has a line of its own: an upload, a job.
+_PARTS = (_FILE + "UploadChunk", _JOB + "Write", _JOB + "Resize")
 
 # Of a response, by its message's name: what happened, not what was said.
 _RESULTS = {
@@ -62,6 +65,8 @@ _OMITTED_TOLD = 10.0  # seconds after which it is said how many were left out
 _READ_AGAIN = 300.0  # seconds without a chunk after which a file counts as read anew
 _FILES_READ = 256  # remembered
 _LONGEST_PATH = 4096  # characters: a longer one is refused
+
+_HELD_SIZE = 4 << 20  # bytes of lines that are kept while nothing may be written
 
 _LONGEST_LINE = 40_000  # bytes: the journal cuts lines of 48 KiB (LineMax, journald.conf(5))
 
@@ -93,7 +98,7 @@ class Audit:
         self._instance = instance
         self._method = method
         self._clock = clock
-        self._quiet: dict[str, bool] = {_UPLOAD_CHUNK: True, **dict.fromkeys(_DOWNLOADS, False)}
+        self._quiet: dict[str, bool] = {**dict.fromkeys(_PARTS, True), **dict.fromkeys(_DOWNLOADS, False)}
         self._lock = threading.Lock()  # all below
         self._read: OrderedDict[str, float] = OrderedDict()  # files, and when
         # What the policy refuses is not to be hidden by a flood of what does not get that far.
@@ -102,6 +107,9 @@ class Audit:
         self._omitted = 0
         self._timer: threading.Timer | None = None
         self._lost = 0
+        self._held: list[str] | None = None
+        self._held_size = 0
+        self._dropped = 0
         self._closed = False
 
     def __call__(self, proceed: Callable[[Any, ServicerContext], Any], request: Any, context: ServicerContext) -> Any:
@@ -145,6 +153,19 @@ class Audit:
         """Write of what is no call. Texts may be of any sort and length."""
         self._write(event, **{key: shown(value) if isinstance(value, str) else value for key, value in fields.items()})
 
+    def hold(self, held: bool) -> None:
+        """Keep lines in memory, as nothing may be written (file systems are frozen); or write them now."""
+        with self._lock:
+            if held:
+                self._held = [] if self._held is None else self._held
+                return
+            lines, dropped = self._held or [], self._dropped
+            self._held, self._held_size, self._dropped = None, 0, 0
+            for line in lines:
+                self._put(line)
+            if dropped:
+                self._put(self._line("gap", {"lost": dropped, "frozen": True}))
+
     def close(self) -> None:
         """Write what is still to be said. What comes afterwards is not written."""
         self._tell_omitted()
@@ -175,7 +196,7 @@ class Audit:
     ) -> None:
         decision = "allowed"
         if failure is None:
-            result = {"status": "OK", **_result(response), **_failed(context)}
+            result = {"status": "OK", **_result(response), **_job(context), **_failed(context)}
         else:
             result = {"status": failure.code().name, "reason": failure.reason}
             if _is_refusal(failure):
@@ -221,10 +242,20 @@ class Audit:
         with self._lock:
             if self._closed:
                 return
-            if self._lost and self._sink.write(self._line("gap", {"lost": self._lost})):
-                self._lost = 0
-            if not self._sink.write(line):
-                self._lost += 1
+            if self._held is None:
+                self._put(line)
+                return
+            self._held_size += len(line)
+            if self._held_size > _HELD_SIZE:
+                self._dropped += 1
+            else:
+                self._held.append(line)
+
+    def _put(self, line: str) -> None:
+        if self._lost and self._sink.write(self._line("gap", {"lost": self._lost})):
+            self._lost = 0
+        if not self._sink.write(line):
+            self._lost += 1
 
     def _line(self, event: str, fields: dict[str, Any]) -> str:
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -257,6 +288,10 @@ def _failed(context: ServicerContext) -> dict[str, int]:
 def _is_refusal(failure: RpcError) -> bool:
     """Whether it was decided that the call is not to be served, and not only that it did not succeed."""
     return failure.code() in _REFUSED or "rule" in failure.data
+
+
+def _job(context: ServicerContext) -> dict[str, Any]:
+    return {"job_id": context.notes["job_id"]} if "job_id" in context.notes else {}
 
 
 def _result(response: Any) -> dict[str, Any]:

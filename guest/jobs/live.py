@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass
-from typing import Callable
+from typing import Any, Callable
 
 from guest.errors import error
 from guest.jobs.feed import InputFeed
@@ -57,13 +57,16 @@ class Spec:
 class LiveJob:
     """One job. Everything but `start` may be called from any thread."""
 
-    def __init__(self, job_id: str, spec: Spec) -> None:
+    def __init__(self, job_id: str, spec: Spec, on_end: Callable[[LiveJob], None] = lambda job: None) -> None:
         self.id = job_id
+        self._on_end = on_end
         self.spec = spec
         self.changed = threading.Condition()
         """Notified of all that happens; guards what is below."""
         self.started = time.time()
         self.ended = 0.0
+        self.ended_at = 0.0
+        """The same by the monotonic clock."""
         self.status: Status | None = None
         """How it ended."""
         self.failure: RpcError | None = None
@@ -237,5 +240,16 @@ class LiveJob:
                 self._leader = -1
             self.failure = failure
             self.status = status
-            self.ended = time.time()
+            self.ended, self.ended_at = time.time(), time.monotonic()
             self.changed.notify_all()
+        self._on_end(self)
+
+
+def job_end(job: LiveJob) -> dict[str, Any]:
+    """How a job ended, for logs."""
+    assert job.status is not None, "it has ended"
+    facts: dict[str, Any] = {"job_id": job.id, "exit_code": job.status.code, "signal": job.status.signal}
+    facts.update(stdout_size=job.stdout.end, stderr_size=job.stderr.end, timed_out=job.timed_out)
+    if job.failure is not None:
+        facts["failure"] = job.failure.details()
+    return {**facts, "seconds": round(job.ended - job.started, 1)}

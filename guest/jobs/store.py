@@ -29,8 +29,15 @@ _STOP_TIME = 5.0  # seconds for all jobs to end when the daemon stops
 class JobStore:
     """Jobs by id. Thread-safe."""
 
-    def __init__(self, max_jobs: int = MAX_JOBS, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        max_jobs: int = MAX_JOBS,
+        clock: Callable[[], float] = time.monotonic,
+        on_end: Callable[[LiveJob], None] = lambda job: None,
+    ) -> None:
+        """`on_end` is told of each job that has ended, in its thread."""
         self._max_jobs = max_jobs
+        self._on_end = on_end
         self._clock = clock
         self._lock = threading.Lock()
         self._jobs: dict[str, LiveJob] = {}
@@ -46,7 +53,7 @@ class JobStore:
                 running = sum(not job.over for job in self._jobs.values())
                 if running >= self._max_jobs:
                     raise busy(f"{running} jobs run already", "limits.jobs", self._max_jobs)
-                job = LiveJob(secrets.token_hex(4), spec)
+                job = LiveJob(secrets.token_hex(4), spec, self._on_end)
                 self._jobs[job.id] = job
         except BaseException:
             spec.close()
@@ -100,11 +107,11 @@ class JobStore:
 
     def _forget_old(self) -> None:
         """Forget ended jobs: those of long ago, and the oldest of too many, or of too much output."""
-        ended = sorted((job for job in self._jobs.values() if job.over), key=lambda job: job.ended, reverse=True)
+        ended = sorted((job for job in self._jobs.values() if job.over), key=lambda job: job.ended_at, reverse=True)
         now, bytes_kept = self._clock(), 0
         for number, job in enumerate(ended):
             bytes_kept += job.kept
-            if number >= KEPT_JOBS or now - job.ended > KEPT_SECONDS or (number and bytes_kept > KEPT_BYTES):
+            if number >= KEPT_JOBS or now - job.ended_at > KEPT_SECONDS or (number and bytes_kept > KEPT_BYTES):
                 self._drop(job.id)
 
     def _drop(self, job_id: str) -> None:

@@ -15,13 +15,18 @@ def set_hostname(name: str, path: str = FILE) -> str:
     temporary = f"{path}.vsrpc"
     try:
         with open(temporary, "w", encoding="ascii") as stream:
+            os.fchmod(stream.fileno(), 0o644)
             stream.write(f"{name}\n")
             stream.flush()
             os.fsync(stream.fileno())
         socket.sethostname(name)
-        os.rename(temporary, path)
+        try:
+            os.rename(temporary, path)
+        except BaseException:
+            socket.sethostname(previous)
+            raise
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
     return previous

@@ -19,7 +19,7 @@ _IMAGES = frozenset(("squashfs", "iso9660", "udf", "erofs", "cramfs"))
 
 @dataclass(frozen=True)
 class Mount:
-    """A mounted file system; sizes in bytes. `free` is what ordinary users may still use."""
+    """A mounted file system; sizes in bytes. `free` is what ordinary users may still use. `order`: of mounting."""
 
     device: str
     mountpoint: str
@@ -27,6 +27,7 @@ class Mount:
     total: int
     used: int
     free: int
+    order: int = 0
 
     @property
     def percent(self) -> float:
@@ -40,7 +41,7 @@ def mounts(root: Path = Path("/")) -> list[Mount]:
     storage = _storage_types(root)
     found: dict[str, Mount] = {}
     devices: set[str] = set()
-    for device, mountpoint, fstype in _mountinfo(root):
+    for order, device, mountpoint, fstype in _mountinfo(root):
         if mountpoint != "/" and (fstype not in storage or device in devices or not os.path.isdir(mountpoint)):
             continue
         try:
@@ -53,7 +54,7 @@ def mounts(root: Path = Path("/")) -> list[Mount]:
             devices.add(device)
         unit = stats.f_frsize
         total, used = stats.f_blocks * unit, (stats.f_blocks - stats.f_bfree) * unit
-        found[mountpoint] = Mount(device, mountpoint, fstype, total, used, stats.f_bavail * unit)
+        found[mountpoint] = Mount(device, mountpoint, fstype, total, used, stats.f_bavail * unit, order)
     return list(found.values())
 
 
@@ -78,7 +79,7 @@ def usage(path: str = "") -> list[Usage]:
         found = [(each.device, each.mountpoint, each.fstype) for each in mounts()]
         return [_usage(each, each[1]) for each in found]
     real = os.path.realpath(path)
-    holding = [each for each in _mountinfo(Path("/")) if (real + "/").startswith(each[1].rstrip("/") + "/")]
+    holding = [each[1:] for each in _mountinfo(Path("/")) if (real + "/").startswith(each[2].rstrip("/") + "/")]
     return [_usage(holding[-1], real)]
 
 
@@ -99,16 +100,19 @@ def _usage(mount: tuple[str, str, str], path: str) -> Usage:
     )
 
 
-def _mountinfo(root: Path) -> list[tuple[str, str, str]]:
-    """(device, mountpoint, fstype) of proc(5)'s mountinfo, shortest mountpoint first, the upper of two at one place."""
-    at: dict[str, tuple[str, str, str]] = {}
+def _mountinfo(root: Path) -> list[tuple[int, str, str, str]]:
+    """(order, device, mountpoint, fstype) of proc(5)'s mountinfo, shortest mountpoint first.
+
+    Of two at one place the upper.
+    """
+    at: dict[str, tuple[int, str, str, str]] = {}
     with (root / "proc/self/mountinfo").open("r", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
+        for order, line in enumerate(lines):
             left, _, right = line.partition(" - ")
             fields, (fstype, device) = left.split(" "), right.split(" ")[:2]
             mountpoint = _unescape(fields[4])
-            at[mountpoint] = (_unescape(device), mountpoint, fstype)
-    return sorted(at.values(), key=lambda mount: (mount[1] != "/", len(mount[1]), mount[1]))
+            at[mountpoint] = (order, _unescape(device), mountpoint, fstype)
+    return sorted(at.values(), key=lambda mount: (mount[2] != "/", len(mount[2]), mount[2]))
 
 
 def _storage_types(root: Path) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import subprocess
@@ -21,16 +22,21 @@ _RUN_TIME = 30.0  # seconds
 _log = logging.getLogger(__name__)
 
 
+def command(action: str) -> list[str]:
+    """What begins it. Raises FileNotFoundError."""
+    words = ["systemctl", "--no-block", action] if is_running() else [action]
+    return [_find(words[0]), *words[1:]]
+
+
 def run(action: str) -> None:
     """Begin to shut down. Raises OSError, SubprocessError."""
-    command = ["systemctl", "--no-block", action] if is_running() else [action]
-    _run(command)
+    _run(command(action))
 
 
 def tell_users(message: str) -> None:
     """Write to the terminals of who is logged in, by wall(1), where that is installed."""
     try:
-        _run(["wall", "--", message])
+        _run([_find("wall"), "--", message])
     except (OSError, subprocess.SubprocessError) as failure:
         _log.info("users are not told: %s", failure)
 
@@ -39,8 +45,13 @@ class PowerPlan:
     """At most one shutdown to come."""
 
     def __init__(
-        self, do: Callable[[str], None] = run, tell: Callable[[str], None] = tell_users, reply_time: float = REPLY_TIME
+        self,
+        do: Callable[[str], None] = run,
+        tell: Callable[[str], None] = tell_users,
+        reply_time: float = REPLY_TIME,
+        check: Callable[[str], object] = command,
     ) -> None:
+        self._check = check
         self._do = do
         self._tell = tell
         self._reply_time = reply_time
@@ -48,14 +59,19 @@ class PowerPlan:
         self._timer: threading.Timer | None = None
 
     def plan(self, action: str, delay: float, message: str) -> float:
-        """Do it after so many seconds, in place of what was planned before; when, in seconds since 1970."""
+        """Do it after so many seconds, in place of what was planned before; when, in seconds since 1970.
+
+        Raises FileNotFoundError where the guest has no program for it.
+        """
+        self._check(action)
+        seconds = max(delay, self._reply_time)
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
-            seconds = max(delay, self._reply_time)
-            self._timer = threading.Timer(seconds, self._act, (action,))
-            self._timer.daemon = True
-            self._timer.start()
+            self._timer = threading.Timer(seconds, lambda: self._act(timer, action))
+            timer = self._timer
+            timer.daemon = True
+            timer.start()
         if message:
             self._tell(message)
         return time.time() + seconds
@@ -68,8 +84,10 @@ class PowerPlan:
                 timer.cancel()
             return timer is not None
 
-    def _act(self, action: str) -> None:
+    def _act(self, timer: threading.Timer, action: str) -> None:
         with self._lock:
+            if timer is not self._timer:  # called off, or put in another's place, at the last moment
+                return
             self._timer = None
         _log.warning("%s, as a caller asked for", action)
         try:
@@ -78,16 +96,16 @@ class PowerPlan:
             _log.error("%s failed: %s", action, failure)
 
 
-def _run(command: Sequence[str]) -> None:
-    path = ":".join(DIRECTORIES)
-    program = next(
-        (f"{place}/{command[0]}" for place in (*DIRECTORIES, "/sbin") if os.access(f"{place}/{command[0]}", os.X_OK)),
-        None,
-    )
-    if program is None:
-        raise FileNotFoundError(f"{command[0]} is not installed (looked in {path})")
+def _find(program: str) -> str:
+    for place in DIRECTORIES:
+        if os.access(f"{place}/{program}", os.X_OK):
+            return f"{place}/{program}"
+    raise FileNotFoundError(errno.ENOENT, f"{program} is not installed (looked in {', '.join(DIRECTORIES)})")
+
+
+def _run(words: Sequence[str]) -> None:
     subprocess.run(
-        [program, *command[1:]],
+        words,
         check=True,
         timeout=_RUN_TIME,
         stdin=subprocess.DEVNULL,

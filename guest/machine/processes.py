@@ -49,33 +49,43 @@ class _Look:
     name: str
 
 
-def processes(root: Path = Path("/proc"), interval: float = INTERVAL) -> list[Process]:
-    """All processes that were there at both looks."""
+def top(
+    limit: int, by_memory: bool, root: Path = Path("/proc"), interval: float = INTERVAL
+) -> tuple[list[Process], int]:
+    """Those that use most, CPU or memory, of all that were there at both looks; and how many these are."""
     before = _looks(root)
     at = time.monotonic()
     time.sleep(interval)
     after = _looks(root)
-    seconds = max(time.monotonic() - at, 1e-3) * os.sysconf("SC_CLK_TCK")
+    seconds = max(time.monotonic() - at, 1e-3)
+    both = [(pid, look, before[pid]) for pid, look in after.items() if pid in before]
+    rows = [(pid, now, now.ticks - then.ticks) for pid, now, then in both if now.begun == then.begun]
+    rows.sort(key=lambda row: (row[1].pages, row[2]) if by_memory else (row[2], row[1].pages), reverse=True)
     boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    page = os.sysconf("SC_PAGE_SIZE")
-    tick = os.sysconf("SC_CLK_TCK")
-    found = []
-    for pid, look in after.items():
-        earlier = before.get(pid)
-        if earlier is None or earlier.begun != look.begun:
-            continue
+    page, tick = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
+    found: list[Process] = []
+    for pid, look, ticks in rows:
+        if len(found) == limit:
+            break
         try:
             user = _user((root / str(pid)).stat().st_uid)
             command = (root / str(pid) / "cmdline").read_bytes()[:_LONGEST_COMMAND]
         except OSError:  # it has ended
             continue
         shown = command.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace") or f"[{look.name}]"
-        cpu = 100.0 * (look.ticks - earlier.ticks) / seconds
-        started = int(boot + look.begun / tick)
         found.append(
-            Process(pid, look.parent, user, _STATES.get(look.state, look.state), cpu, look.pages * page, started, shown)
+            Process(
+                pid=pid,
+                parent=look.parent,
+                user=user,
+                state=_STATES.get(look.state, look.state),
+                cpu=100.0 * ticks / tick / seconds,
+                memory=look.pages * page,
+                started=int(boot + look.begun / tick),
+                command=shown,
+            )
         )
-    return found
+    return found, len(rows)
 
 
 def _looks(root: Path) -> dict[int, _Look]:

@@ -22,7 +22,7 @@ _TYPES = frozenset(
 )
 _LONGEST_NAME = 255
 
-_PROPERTIES = ("Id", "LoadState", "ActiveState", "SubState", "MainPID", "UnitFileState")
+_PROPERTIES = ("Id", "LoadState", "ActiveState", "SubState", "MainPID", "UnitFileState", "MemoryCurrent")
 
 _STATES = {
     "active": "running",
@@ -33,7 +33,10 @@ _STATES = {
     "reloading": "reloading",
 }
 
-_ENVIRONMENT = {
+STATUSES = (*_STATES.values(), "exited")
+"""All words of the schema for a unit's state."""
+
+ENVIRONMENT = {
     "PATH": ":".join(DIRECTORIES),
     "LC_ALL": "C",
     "TERM": "dumb",
@@ -43,6 +46,7 @@ _ENVIRONMENT = {
 }
 
 _MOST_OUTPUT = 64 * 1024  # characters passed on: a screenful is what people read
+_UNKNOWN_SIZE = 2**63  # bytes: what is more stands for "not set"
 
 
 class TimedOut(Exception):
@@ -64,13 +68,27 @@ class Result:
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit's state. `status` is in the words of the schema; `pid` is 0 when no main process runs."""
+    """A unit's state. `status` is in the words of the schema, `substate` in systemd's; `pid` is 0 when no main process
+    runs; `memory` in bytes, 0 where it is not known."""
 
     id: str
     found: bool
     status: str
     enabled: bool
     pid: int
+    substate: str = ""
+    memory: int = 0
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A unit that is loaded."""
+
+    name: str
+    status: str
+    substate: str
+    load: str
+    description: str
 
 
 def unit_name(name: str) -> str:
@@ -125,10 +143,23 @@ class Systemctl:
         """The full names of all units that are loaded or have a file: templates too, aliases not."""
         names: list[str] = []
         for what in ("list-units", "list-unit-files"):
-            listed = self._run("systemctl", what, "--no-legend", "--plain", "--no-pager", "--all")
+            listed = self._run("systemctl", what, "--no-legend", "--plain", "--no-pager", "--all", most=None)
             rows = (line.split() for line in listed.output.splitlines())
             names += [row[0] for row in rows if len(row) > 1 and row[1] != "alias"]
         return names
+
+    def units(self) -> list[Listed]:
+        """All units that are loaded, by name. Raises Unusable."""
+        options = ("--all", "--full", "--no-legend", "--plain", "--no-pager")
+        result = self._run("systemctl", "list-units", *options, most=None)
+        if result.exit_code != 0:
+            raise Unusable(result.errors.strip() or f"systemctl list-units ended with {result.exit_code}")
+        listed = []
+        for line in result.output.splitlines():
+            name, load, active, substate, *description = [*line.split(None, 4), "", "", "", ""][:5]
+            if name:
+                listed.append(Listed(name, _status(active, substate), substate, load, *description))
+        return sorted(listed, key=lambda unit: unit.name)
 
     def act(self, action: str, unit: str, *options: str) -> Result:
         """start, stop, restart, enable or disable; waits for the end."""
@@ -146,13 +177,13 @@ class Systemctl:
         except (Unusable, TimedOut):
             return ""
 
-    def _run(self, program: str, *arguments: str) -> Result:
+    def _run(self, program: str, *arguments: str, most: int | None = _MOST_OUTPUT) -> Result:
         process = subprocess.Popen(
-            [self._find(program), *arguments],
+            [find_program(program, self._directories), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_ENVIRONMENT,
+            env=ENVIRONMENT,
             cwd="/",
             start_new_session=True,
         )
@@ -173,31 +204,37 @@ class Systemctl:
                 raise TimedOut from None
         if left.is_set():
             raise TimedOut
-        return Result(process.returncode, _text(output), _text(errors))
+        return Result(process.returncode, _text(output, most), _text(errors, _MOST_OUTPUT))
 
-    def _find(self, program: str) -> str:
-        for directory in self._directories:
-            path = os.path.join(directory, program)
-            if os.access(path, os.X_OK):
-                return path
-        raise Unusable(f"{program} is not installed (looked in {', '.join(self._directories)})")
+
+def find_program(program: str, directories: Sequence[str] = DIRECTORIES) -> str:
+    """Where the program is. Raises Unusable."""
+    for directory in directories:
+        path = os.path.join(directory, program)
+        if os.access(path, os.X_OK):
+            return path
+    raise Unusable(f"{program} is not installed (looked in {', '.join(directories)})")
 
 
 def _unit(properties: Mapping[str, str]) -> Unit:
     active = properties.get("ActiveState", "")
-    status = _STATES.get(active, active)
-    if active == "active" and properties.get("SubState") == "exited":
-        status = "exited"
-    pid = properties.get("MainPID", "")
+    substate = properties.get("SubState", "")
+    pid, memory = properties.get("MainPID", ""), properties.get("MemoryCurrent", "")
     return Unit(
         id=properties.get("Id", ""),
         # A unit whose file was removed goes on until it is stopped.
         found=properties.get("LoadState") != "not-found" or active not in ("inactive", ""),
-        status=status,
+        status=_status(active, substate),
         enabled=properties.get("UnitFileState", "") in ("enabled", "enabled-runtime"),
         pid=int(pid) if pid.isdigit() else 0,
+        substate=substate,
+        memory=int(memory) if memory.isdigit() and int(memory) < _UNKNOWN_SIZE else 0,
     )
 
 
-def _text(output: bytes) -> str:
-    return output.decode("utf-8", "replace")[:_MOST_OUTPUT]
+def _status(active: str, substate: str) -> str:
+    return "exited" if (active, substate) == ("active", "exited") else _STATES.get(active, active)
+
+
+def _text(output: bytes, most: int | None) -> str:
+    return output.decode("utf-8", "replace")[:most]

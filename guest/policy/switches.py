@@ -10,7 +10,7 @@ from typing import Any, Callable, Mapping
 
 from guest.errors import error
 from vsrpc.context import ServicerContext
-from vsrpc.method import Idempotency
+from vsrpc.method import Idempotency, MethodDescriptor
 from vsrpc.v1.file_vsrpc import FILE_SERVICE
 from vsrpc.v1.job_vsrpc import JOB_SERVICE
 from vsrpc.v1.machine_vsrpc import MACHINE_SERVICE
@@ -29,7 +29,17 @@ KEYS = {
 WITH = {"shell": JOB_SERVICE, "system": MACHINE_SERVICE}
 """Services that go with another one's switch."""
 
-_METHODS = {method.path: (key, method) for key, service in (*KEYS.items(), *WITH.items()) for method in service.methods}
+_KEYS = {method.path: key for key, service in (*KEYS.items(), *WITH.items()) for method in service.methods}
+
+METHODS = {method.path: method for service in (*KEYS.values(), *WITH.values()) for method in service.methods}
+"""All of their methods, by path."""
+
+
+def only_looks(method: MethodDescriptor[Any, Any], request: Any) -> bool:
+    """Whether a call changes nothing."""
+    if method is SERVICE_MANAGER_CONTROL:  # one rpc both looks and changes: which one it does stands in its request
+        return bool(request.action == "status")
+    return method.idempotency is Idempotency.NO_SIDE_EFFECTS
 
 
 class Switches:
@@ -43,15 +53,12 @@ class Switches:
 
     def check(self, rpc: str, request: Any) -> None:
         """Raise PERMISSION_DENIED for a call that is switched off; `rpc` is its path, /package.Service/Rpc."""
-        key, method = _METHODS.get(rpc, ("", None))
+        method = METHODS.get(rpc)
         if method is None or method is SYSTEM_PING:
             return
+        key = _KEYS[rpc]
         switch = self._services[key]
-        # One rpc both looks and changes: which one it does stands in its request.
-        looks = method.idempotency is Idempotency.NO_SIDE_EFFECTS or (
-            method is SERVICE_MANAGER_CONTROL and request.action == "status"
-        )
-        if switch == "on" or (switch == "read-only" and looks):
+        if switch == "on" or (switch == "read-only" and only_looks(method, request)):
             return
         name = method.service.rpartition(".")[2]
         rule = f"security.services.{key}"

@@ -44,17 +44,35 @@ class UnitPolicy:
         `unit` is systemd's own name of it: an alias (`asked`) counts for nothing, as what it means may change. Where
         all units are allowed, what stops or opens the whole guest is not changed: that must be listed.
         """
+        rule = self._rule(unit)
+        is_more = unit.rpartition(".")[2] not in _ORDINARY or unit in _SHELLS
+        if self._units is None and action != "status" and is_more:
+            message = f"Service not allowed: {asked} (it is more than a service; {_UNITS} may list {unit})"
+            raise error("PERMISSION_DENIED", message, name=unit, rule=_UNITS)
+        if rule is not None:
+            return rule
+        alias = f"{asked} is {unit}; " if asked != unit else ""
+        way_out = f"{_UNITS} in the guest's configuration lists {', '.join(self._units or ()) or 'none'}"
+        raise error("PERMISSION_DENIED", f"Service not allowed: {asked} ({alias}{way_out})", name=unit, rule=_UNITS)
+
+    def check_all(self) -> str:
+        """The rule that allows all units; raises PERMISSION_DENIED where only some are."""
         if self._units is None:
-            if action != "status" and (unit.rpartition(".")[2] not in _ORDINARY or unit in _SHELLS):
-                message = f"Service not allowed: {asked} (it is more than a service; {_UNITS} may list {unit})"
-                raise error("PERMISSION_DENIED", message, name=unit, rule=_UNITS)
+            return f"{_UNITS}: null"
+        message = f"The whole journal is not allowed: name a unit ({_UNITS} in the guest's configuration is not null)"
+        raise error("PERMISSION_DENIED", message, rule=_UNITS)
+
+    def allows(self, unit: str) -> bool:
+        """Whether the unit of this full name is listed."""
+        return self._rule(unit) is not None
+
+    def _rule(self, unit: str) -> str | None:
+        if self._units is None:
             return f"{_UNITS}: null"
         for pattern in self._units:
             if fnmatch.fnmatchcase(unit, typed_name(pattern)):
                 return f"{_UNITS}: {pattern}"
-        alias = f"{asked} is {unit}; " if asked != unit else ""
-        way_out = f"{_UNITS} in the guest's configuration lists {', '.join(self._units) or 'none'}"
-        raise error("PERMISSION_DENIED", f"Service not allowed: {asked} ({alias}{way_out})", name=unit, rule=_UNITS)
+        return None
 
     def unmatched(self, units: Iterable[str]) -> list[str]:
         """The patterns that match none of these units, given by their full names; templates stand for all instances."""

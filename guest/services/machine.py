@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import time
 from dataclasses import dataclass
+from typing import Any, Callable
 
 from guest.errors import error
 from guest.machine import clock, hostname, power, processes
-from guest.machine.freeze import Freezer, FrozenAlready, NotMounted, on_disks, trim
+from guest.machine.freeze import CANNOT, Freezer, FrozenAlready, NotMounted, ThawedMeanwhile, on_disks, trim
 from guest.os_errors import printable
-from vsrpc.context import ServicerContext
+from guest.policy.switches import METHODS, only_looks
+from vsrpc.context import ServicerContext, at_once
 from vsrpc.errors import RpcError
+from vsrpc.v1 import job_vsrpc
 from vsrpc.v1 import machine_pb2 as pb
-from vsrpc.v1.machine_vsrpc import MachineServicer
+from vsrpc.v1.machine_vsrpc import MACHINE_FREEZE, MACHINE_THAW, MachineServicer
 
 DEFAULT_LEASE, MAX_LEASE = 60, 600
 """Seconds that file systems stay frozen."""
@@ -29,6 +33,22 @@ _LONGEST_MESSAGE = 1000
 _HOSTNAME = re.compile(
     r"(?=.{1,64}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*\Z"
 )
+
+# What changes something, and is served while file systems are frozen: none of it writes to a disk.
+_SERVED_FROZEN = frozenset(
+    method.path
+    for method in (
+        MACHINE_FREEZE,  # which says itself that they are
+        MACHINE_THAW,
+        job_vsrpc.JOB_WRITE,
+        job_vsrpc.JOB_SIGNAL,
+        job_vsrpc.JOB_RESIZE,
+        job_vsrpc.JOB_FORGET,
+    )
+)
+
+_NOT_HERE = (*CANNOT, errno.ENOENT, errno.ENODEV, errno.ENXIO)
+"""How the system says that it has no such device, or that it cannot do such a thing."""
 
 _ACTIONS = {pb.POWER_ACTION_POWEROFF: power.POWEROFF, pb.POWER_ACTION_REBOOT: power.REBOOT}
 
@@ -56,8 +76,18 @@ class MachineService(MachineServicer):
 
     def stop(self) -> None:
         """Leave nothing frozen, and nothing planned."""
-        self._freezer.thaw()
+        self._freezer.stop()
         self._plan.cancel()
+
+    def intercept(self, proceed: Callable[[Any, ServicerContext], Any], request: Any, context: ServicerContext) -> Any:
+        """Refuse, while file systems are frozen, what may write to them, as it would wait there and hold up others (a
+        vsrpc.interceptor.ServerInterceptor)."""
+        if self._freezer.frozen and context.path not in _SERVED_FROZEN:
+            method = METHODS.get(context.path)
+            if method is not None and not only_looks(method, request):
+                message = "File systems are frozen (for a snapshot), and this may write to them: thaw first"
+                raise error("WRONG_STATE", message)
+        return proceed(request, context)
 
     def Power(self, request: pb.PowerRequest, context: ServicerContext) -> pb.PowerResponse:
         """Shut down, or call that off."""
@@ -73,11 +103,14 @@ class MachineService(MachineServicer):
         action = _ACTIONS.get(request.action)
         if action is None:
             raise error("MISSING_REQUIRED", "action is missing: POWEROFF, REBOOT or CANCEL", field="action")
-        at = self._plan.plan(action, request.delay, request.message)
+        context.begins()
+        with context.waiting(), _system_errors(action):
+            at = self._plan.plan(action, request.delay, request.message)
         return pb.PowerResponse(action=request.action, at=int(at))
 
     def GetTime(self, request: pb.GetTimeRequest, context: ServicerContext) -> pb.GetTimeResponse:
         """Tell the clock."""
+        time.tzset()  # the zone may have been changed since we looked last
         now = time.time_ns()
         return pb.GetTimeResponse(
             time_us=now // 1000,
@@ -90,10 +123,8 @@ class MachineService(MachineServicer):
         """Set the clock."""
         self._check("set_time", self._allowed.set_time, context)
         _check_range("time_us", request.time_us, clock.YEAR_2000 * 10**6, clock.YEAR_2100 * 10**6)
-        with _system_errors("set the clock"):
-            change = clock.set_time(request.time_us * 1000)
-            if request.hardware:
-                clock.set_hardware_clock()
+        with context.waiting(), _system_errors("set the clock"):
+            change = clock.set_time(request.time_us * 1000, request.hardware)
         return pb.SetTimeResponse(time_us=time.time_ns() // 1000, change_us=change // 1000)
 
     def SetHostname(self, request: pb.SetHostnameRequest, context: ServicerContext) -> pb.SetHostnameResponse:
@@ -113,17 +144,27 @@ class MachineService(MachineServicer):
         _check_range("lease", request.lease, 0, MAX_LEASE)
         lease = request.lease or DEFAULT_LEASE
         try:
-            with _system_errors("freeze the file systems"):
-                places = self._freezer.freeze(request.mountpoints, lease)
+            with context.waiting(), _system_errors("freeze the file systems"):
+                places, left = self._freezer.freeze(request.mountpoints, lease)
         except FrozenAlready as frozen:
             raise error("WRONG_STATE", f"Frozen already: {printable(str(frozen))}; thaw first") from None
+        except ThawedMeanwhile:
+            message = f"Thawed before all was frozen, by another caller or the end of the lease of {lease} s"
+            raise error("WRONG_STATE", message) from None
         except NotMounted as wrong:
             raise _not_mounted(wrong) from None
-        return pb.FreezeResponse(mountpoints=map(printable, places), lease=lease)
+        if not context.is_active():  # nobody would know
+            self._freezer.thaw()
+        return pb.FreezeResponse(mountpoints=map(printable, places), lease=round(left))
 
+    @at_once  # as all workers may wait for what is frozen
     def Thaw(self, request: pb.ThawRequest, context: ServicerContext) -> pb.ThawResponse:
         """Let writes go on."""
-        return pb.ThawResponse(mountpoints=map(printable, self._freezer.thaw()))
+        try:
+            return pb.ThawResponse(mountpoints=map(printable, self._freezer.thaw()))
+        except OSError as failure:
+            place = printable(failure.filename)
+            raise error("INTERNAL_ERROR", f"Cannot thaw {place}: {failure.strerror}", path=place) from failure
 
     def Trim(self, request: pb.TrimRequest, context: ServicerContext) -> pb.TrimResponse:
         """Tell disks what is free."""
@@ -138,18 +179,20 @@ class MachineService(MachineServicer):
         for each in chosen:
             place = printable(each.mountpoint)
             try:
-                done.append(pb.Trimmed(mountpoint=place, bytes=trim(each.mountpoint, request.minimum)))
+                with context.waiting():
+                    done.append(pb.Trimmed(mountpoint=place, bytes=trim(each.mountpoint, request.minimum)))
             except OSError as failure:
-                done.append(pb.Trimmed(mountpoint=place, error=failure.strerror or str(failure)))
+                if request.mountpoints or failure.errno not in CANNOT:
+                    done.append(pb.Trimmed(mountpoint=place, error=failure.strerror or str(failure)))
+            if not context.is_active():
+                break
         return pb.TrimResponse(filesystems=done)
 
     def Processes(self, request: pb.ProcessesRequest, context: ServicerContext) -> pb.ProcessesResponse:
         """List processes."""
         _check_range("limit", request.limit, 0, MAX_PROCESSES)
         with context.waiting():
-            found = processes.processes()
-        by_memory = request.order == pb.PROCESS_ORDER_MEMORY
-        found.sort(key=lambda each: (each.memory, each.cpu) if by_memory else (each.cpu, each.memory), reverse=True)
+            found, total = processes.top(request.limit or 10, by_memory=request.order == pb.PROCESS_ORDER_MEMORY)
         return pb.ProcessesResponse(
             processes=[
                 pb.Process(
@@ -162,9 +205,9 @@ class MachineService(MachineServicer):
                     started=each.started,
                     command=printable(each.command),
                 )
-                for each in found[: request.limit or 10]
+                for each in found
             ],
-            total=len(found),
+            total=total,
         )
 
     def _check(self, name: str, allowed: bool, context: ServicerContext) -> None:
@@ -187,7 +230,9 @@ class _system_errors:
     def __exit__(self, kind: object, failure: BaseException | None, traceback: object) -> None:
         if isinstance(failure, OSError):
             where = f"{printable(failure.filename)}: " if failure.filename else ""
-            reason = "PERMISSION_DENIED" if isinstance(failure, PermissionError) else "NOT_SUPPORTED"
+            reason = "NOT_SUPPORTED" if failure.errno in _NOT_HERE else "INTERNAL_ERROR"
+            if isinstance(failure, PermissionError) or failure.errno == errno.EROFS:
+                reason = "PERMISSION_DENIED"
             raise error(reason, f"Cannot {self._what}: {where}{failure.strerror or failure}") from failure
 
 

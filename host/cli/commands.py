@@ -119,15 +119,6 @@ def _print_transfer(what: str, envelope: Mapping[str, Any], path: str, args: Arg
     return exits.OK
 
 
-def _service(client: VirtioRPCClient, args: Arguments) -> int:
-    timeout = {"timeout": args.timeout} if args.timeout else {}
-    envelope = client.control_service(args.name, args.action, **timeout)
-    if args.raw:
-        return _print_data(envelope, args)
-    print_line(envelope["data"]["status"])
-    return exits.OK
-
-
 def _update_guest(client: VirtioRPCClient, args: Arguments) -> int:
     from host.cli.provisioning import update_guest
 
@@ -173,6 +164,8 @@ COMMANDS: Mapping[str, Command] = {
     "touch": _file_command("files", "touch"),
     "tail": _file_command("files", "tail"),
     "file-info": _file_info,
-    "service": _service,
+    "service": _in("units", "service"),
+    "units": _in("units", "units"),
+    "journal": _in("units", "journal"),
     "update-guest": _update_guest,
 }

@@ -16,10 +16,10 @@ from typing import Any, Mapping
 
 from host.cli import exits
 from host.cli.output import complain, print_json, print_line, print_table, write_bytes
-from host.cli.terminal import Escapes, RawMode, size
+from host.cli.terminal import Escapes, Left, RawMode, size
 from host.client import VirtioRPCClient
 from host.errors import RPCError, UsageError
-from host.jobs import HELD_SIZE, Info, Left, Output, RemoteJob
+from host.jobs import HELD_SIZE, Info, Output, RemoteJob
 
 EXEC_TIMEOUT = 30.0
 """Seconds that a command may run where nothing says otherwise; one on a terminal may run for ever."""
@@ -233,18 +233,26 @@ class _Keyboard:
 
     def __enter__(self) -> _Keyboard:
         self._raw.__enter__()
+        self._following = True
+        self._leaving = signal.signal(signal.SIGUSR1, self._on_leave)
         self._resized = signal.signal(signal.SIGWINCH, lambda number, frame: os.write(self._wake_writer, b"w"))
         self._thread = threading.Thread(target=self._pump, name="vsrpc-keyboard", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: Any) -> None:
+        self._following = False
+        signal.signal(signal.SIGUSR1, self._leaving)
         signal.signal(signal.SIGWINCH, self._resized)
         os.write(self._wake_writer, b"e")
         self._thread.join()
         os.close(self._wake_reader)
         os.close(self._wake_writer)
         self._raw.__exit__(kind, error, tb)
+
+    def _on_leave(self, number: int, frame: FrameType | None) -> None:
+        if self._following:
+            raise Left
 
     def _pump(self) -> None:
         while True:
@@ -260,7 +268,7 @@ class _Keyboard:
                     with contextlib.suppress(RPCError):
                         self._job.write(self._escapes.filter(typed), eof=not typed)
                 except Left:
-                    self._job.leave()
+                    os.kill(os.getpid(), signal.SIGUSR1)  # whatever the main thread waits for
                     return
                 if not typed:
                     return

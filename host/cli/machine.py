@@ -9,6 +9,7 @@ from typing import Any, Mapping, Sequence
 from host.cli import exits
 from host.cli.output import print_json, print_line, print_table
 from host.client import VirtioRPCClient
+from host.errors import UsageError
 
 Arguments = argparse.Namespace
 
@@ -17,7 +18,7 @@ _FREEZE_TIME = 60.0  # seconds: file systems first write what they hold
 
 def shutdown(client: VirtioRPCClient, args: Arguments) -> int:
     """Shut the guest down, or reboot it, or call that off."""
-    action = "CANCEL" if args.cancel else "REBOOT" if args.reboot or args.command == "reboot" else "POWEROFF"
+    action = "CANCEL" if args.cancel else "REBOOT" if args.reboot else "POWEROFF"
     fields = {"action": f"POWER_ACTION_{action}", "delay": args.delay, "message": args.message}
     data = _data(client, args, "Power", fields)
     if data is not None:
@@ -28,6 +29,8 @@ def shutdown(client: VirtioRPCClient, args: Arguments) -> int:
 
 def time_(client: VirtioRPCClient, args: Arguments) -> int:
     """Tell the guest's clock, or set it to this host's."""
+    if args.hardware and not args.sync:
+        raise UsageError("--hardware goes with --sync: it sets the hardware clock too")
     if args.sync:
         data = _data(client, args, "SetTime", {"time_us": time.time_ns() // 1000, "hardware": args.hardware})
         if data is not None:
@@ -46,7 +49,8 @@ def time_(client: VirtioRPCClient, args: Arguments) -> int:
 def hostname(client: VirtioRPCClient, args: Arguments) -> int:
     """Tell the host name, or set it."""
     if args.name is None:
-        print_line(client.get_system_info()["data"]["hostname"])
+        envelope = client.get_system_info()
+        print_json(envelope) if args.raw else print_line(envelope["data"]["hostname"])
         return exits.OK
     data = _data(client, args, "SetHostname", {"hostname": args.name})
     if data is not None:
@@ -76,6 +80,8 @@ def trim(client: VirtioRPCClient, args: Arguments) -> int:
     data = _data(client, args, "Trim", {"mountpoints": args.mountpoints, "minimum": args.minimum}, 600.0)
     if data is None:
         return exits.OK
+    if not data["filesystems"]:
+        print_line("no file system here can be trimmed")
     for each in data["filesystems"]:
         print_line(f"{each['mountpoint']}: {each['error'] or str(each['bytes']) + ' bytes'}")
     return exits.REMOTE if any(each["error"] for each in data["filesystems"]) else exits.OK
@@ -102,23 +108,25 @@ def top(client: VirtioRPCClient, args: Arguments) -> int:
 
 def users(client: VirtioRPCClient, args: Arguments) -> int:
     """List who is logged in."""
-    listed: Sequence[Mapping[str, Any]] = client.get_system_info()["data"]["users"]
+    envelope = client.get_system_info()
     if args.raw:
-        print_json(listed)
-    else:
-        rows = [(each["name"], each["terminal"], each["host"], _clock(int(each["started"]))) for each in listed]
-        print_table(("USER", "TERMINAL", "FROM", "SINCE"), rows)
+        print_json(envelope)
+        return exits.OK
+    listed: Sequence[Mapping[str, Any]] = envelope["data"]["users"]
+    rows = [(each["name"], each["terminal"], each["host"], _clock(int(each["started"]))) for each in listed]
+    print_table(("USER", "TERMINAL", "FROM", "SINCE"), rows)
     return exits.OK
 
 
 def interfaces(client: VirtioRPCClient, args: Arguments) -> int:
     """List network interfaces with their addresses."""
-    listed: Sequence[Mapping[str, Any]] = client.get_system_info()["data"]["interfaces"]
+    envelope = client.get_system_info()
     if args.raw:
-        print_json(listed)
-    else:
-        rows = [(each["name"], each["mac"], " ".join(each["addresses"])) for each in listed]
-        print_table(("INTERFACE", "MAC", "ADDRESSES"), rows)
+        print_json(envelope)
+        return exits.OK
+    listed: Sequence[Mapping[str, Any]] = envelope["data"]["interfaces"]
+    rows = [(each["name"], each["mac"], " ".join(each["addresses"])) for each in listed]
+    print_table(("INTERFACE", "MAC", "ADDRESSES"), rows)
     return exits.OK
 
 

@@ -41,6 +41,11 @@ def print_line(text: str, keep: str = "") -> None:
     write_bytes(sys.stdout, _encoded(printable(text, keep)) + b"\n")
 
 
+def print_bare(text: str) -> None:
+    """Some lines on stdout, at once, as one is: nothing but their ends is obeyed by a terminal."""
+    write_bytes(sys.stdout, _encoded(printable(text, keep="\n\t")) + b"\n")
+
+
 def print_json(value: Any) -> None:
     """JSON for people and programs, in UTF-8."""
     text = json.dumps(value, indent=2, ensure_ascii=False)

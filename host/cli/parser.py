@@ -8,6 +8,7 @@ from typing import NoReturn, Sequence
 
 from host.cli import exits
 from host.cli.parser_files import add_copies, add_file_commands
+from host.cli.parser_journal import add_journal
 from host.cli.parser_provisioning import add_commands
 from host.errors import UsageError
 from host.transfer_options import CHECKSUMS, DEFAULT_CHUNK_SIZE, MD5, check_chunk_size
@@ -134,6 +135,7 @@ def _build() -> argparse.ArgumentParser:
 
     for name, help in (("shutdown", "shut the guest down"), ("reboot", "reboot the guest")):
         power = command(name, f"{help}, now or later, or call that off")
+        power.set_defaults(reboot=name == "reboot")
         if name == "shutdown":
             power.add_argument("--reboot", action="store_true", help="start again afterwards")
         power.add_argument("--delay", type=int, default=0, metavar="SEC", help="seconds until then (default: 0)")
@@ -162,6 +164,8 @@ def _build() -> argparse.ArgumentParser:
     service = command("service", "control a system service of the guest")
     service.add_argument("name", metavar="NAME", help='for example "nginx"')
     service.add_argument("action", metavar="ACTION", choices=ACTIONS, help=", ".join(ACTIONS))
+    service.add_argument("-v", "--verbose", action="store_true", help="of its status, more than the state alone")
+    add_journal(command)
     add_commands(command, _add_patience, _seconds)
     return parser
 

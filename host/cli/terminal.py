@@ -8,7 +8,10 @@ import termios
 import tty
 from types import TracebackType
 
-from host.jobs import Left
+
+class Left(Exception):
+    """Whoever followed a job did not want to any more; it goes on."""
+
 
 DETACH, HELP = b".", b"?"
 

@@ -203,7 +203,17 @@ def test_service(any_cli: Cli) -> None:
     done = any_cli("service", "systemd-journald", "status")
     assert (done.code, done.out, done.err) == (0, b"running\n", "")
     data = any_cli("-r", "service", "systemd-journald", "status").json["data"]
-    assert set(data) == {"name", "action", "status", "enabled", "pid", "output"}
+    assert set(data) == {
+        "name",
+        "action",
+        "status",
+        "enabled",
+        "pid",
+        "output",
+        "memory",
+        "substate",
+        "journal",
+    }
     assert data["pid"] > 1
 
 

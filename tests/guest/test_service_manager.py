@@ -26,7 +26,9 @@ env | sort > environment
 for unit; do :; done
 action=$1
 if [ -e "hang-$action" ]; then echo $$ > pid; exec sleep 100; fi
-if [ "$action" = show ]; then
+if [ "$action" = list-units ]; then
+    cat listed
+elif [ "$action" = show ]; then
     [ -e "units/$unit" ] || unit=missing
     cat "units/$unit"
 elif [ "$action" = status ]; then
@@ -47,7 +49,10 @@ fi
 
 _JOURNALCTL = """#!/bin/sh
 echo "$@" > "{here}/journal-call"
-printf 'starting up\\ncannot bind to port 80\\n'
+case "$*" in
+*json*) printf '{"__CURSOR":"s=1;i=2","__REALTIME_TIMESTAMP":"7","MESSAGE":"up"}\\n' ;;
+*) printf 'starting up\\ncannot bind to port 80\\n' ;;
+esac
 """
 
 
@@ -63,9 +68,18 @@ class Guest:
         (here / "units" / "missing").write_text("LoadState=not-found\nActiveState=inactive\n")
         self.service = ServiceManagerService(policy, (str(here),), lambda: True)
 
-    def unit(self, name: str, active: str = "inactive", sub: str = "", pid: int = 0, file: str = "disabled") -> None:
+    def unit(
+        self,
+        name: str,
+        active: str = "inactive",
+        sub: str = "",
+        pid: int = 0,
+        file: str = "disabled",
+        memory: str = "[not set]",
+    ) -> None:
         (self.here / "units" / name).write_text(
-            f"Id={name}\nLoadState=loaded\nActiveState={active}\nSubState={sub}\nMainPID={pid}\nUnitFileState={file}\n"
+            f"Id={name}\nLoadState=loaded\nActiveState={active}\nSubState={sub}\nMainPID={pid}\n"
+            f"UnitFileState={file}\nMemoryCurrent={memory}\n"
         )
 
     def alias(self, name: str, unit: str) -> None:
@@ -107,7 +121,23 @@ def test_status(guest: Guest, active: str, sub: str, file: str, status: str, ena
         enabled=enabled,
         pid=17,
         output="* web.service - for people\n",
+        substate=sub,
+        journal=[pb.JournalEntry(cursor="s=1;i=2", time_us=7, priority=6, message=b"up", message_size=2)],
     )
+
+
+@pytest.mark.parametrize(
+    ("told", "memory"), [("4096", 4096), ("[not set]", 0), ("18446744073709551615", 0), ("infinity", 0), ("", 0)]
+)
+def test_memory(guest: Guest, told: str, memory: int) -> None:
+    guest.unit("web.service", "active", "running", 17, memory=told)
+    assert guest.control("web", "status").memory == memory
+
+
+def test_a_state_without_a_journal(guest: Guest) -> None:
+    guest.unit("web.service", "active", "running", 17)
+    (guest.here / "journalctl").unlink()
+    assert guest.control("web", "status").status == "running"
 
 
 def test_actions_and_what_they_lead_to(guest: Guest) -> None:
@@ -207,6 +237,22 @@ def test_a_failed_start_says_why(guest: Guest) -> None:
     assert failure.data["output"] == said.strip()
     assert failure.data["journal"] == "starting up\ncannot bind to port 80"
     assert "--unit=web.service" in (guest.here / "journal-call").read_text()
+
+
+@pytest.mark.parametrize(("active", "sub"), [("failed", "failed"), ("activating", "auto-restart")])
+def test_a_service_that_fails_as_soon_as_it_has_started(guest: Guest, active: str, sub: str) -> None:
+    """Which the service manager calls a success, where it does not wait for its word."""
+    guest.unit("web.service")
+    script = (guest.here / "systemctl").read_text()
+    changed = script.replace("s/^ActiveState=.*/ActiveState=active/", f"s/^ActiveState=.*/ActiveState={active}/")
+    changed = changed.replace("s/^MainPID=.*/MainPID=4242/", f"s/^SubState=.*/SubState={sub}/")
+    (guest.here / "systemctl").write_text(changed)
+    failure = refused("UNIT_FAILED", guest.control, "web", "restart")
+    assert failure.details() == (
+        "Cannot restart web.service: it started, and failed at once; its last message: cannot bind to port 80"
+    )
+    assert failure.data["journal"] == "starting up\ncannot bind to port 80"
+    assert guest.control("web", "stop").status == "stopped"
 
 
 @pytest.mark.parametrize(
@@ -364,3 +410,70 @@ def test_patterns_that_match_nothing() -> None:
     policy = UnitPolicy(["nginx", "php*", "getty@tty1", "none", "db@*"], UNIT_ACTIONS)
     there = ["nginx.service", "php8.service", "getty@.service", "none.socket"]
     assert policy.unmatched(there) == ["none", "db@*"]
+
+
+# -- all of them
+
+_LISTED = """\
+web.service loaded active running The web
+db@main.service loaded inactive dead
+ssh.socket loaded active listening  SSH  Socket
+gone.service not-found inactive dead gone.service
+mount.mount loaded active mounted /
+once.service loaded active exited Über
+php8.service loaded failed failed PHP
+"""
+
+
+def listed(guest: Guest, **fields: str) -> list[str]:
+    (guest.here / "listed").write_text(_LISTED)
+    return [unit.name for unit in guest.service.ListUnits(pb.ListUnitsRequest(**fields), context()).units]
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({}, "db@main.service gone.service mount.mount once.service php8.service ssh.socket web.service"),
+        ({"pattern": "web"}, "web.service"),
+        ({"pattern": "*"}, "db@main.service gone.service once.service php8.service web.service"),
+        ({"pattern": "p[gh]p?"}, "php8.service"),
+        ({"pattern": "*.socket"}, "ssh.socket"),
+        ({"pattern": "none"}, ""),
+        ({"status": "running"}, "mount.mount ssh.socket web.service"),
+        ({"status": "failed"}, "php8.service"),
+        ({"pattern": "*", "status": "exited"}, "once.service"),
+    ],
+)
+def test_units_are_listed(guest: Guest, fields: dict[str, str], names: str) -> None:
+    assert listed(guest, **fields) == names.split()
+
+
+def test_what_a_list_tells(guest: Guest) -> None:
+    listed(guest)
+    units = guest.service.ListUnits(pb.ListUnitsRequest(), context()).units
+    assert units[5] == pb.Unit(
+        name="ssh.socket", status="running", substate="listening", load="loaded", description="SSH  Socket"
+    )
+    assert (units[0].description, units[1].load, units[3].description) == ("", "not-found", "Über")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pattern": "a;b"}, "Not a pattern of unit names: 'a;b'"),
+        ({"pattern": "a b"}, "Not a pattern"),
+        ({"pattern": "x" * 256}, "Not a pattern"),
+        ({"status": "active"}, "No such status: 'active' (there are running, stopped, failed"),
+    ],
+)
+def test_lists_that_cannot_be(guest: Guest, fields: dict[str, str], message: str) -> None:
+    assert message in refused("INVALID_PARAMS", lambda: listed(guest, **fields)).details()
+
+
+def test_units_that_are_not_allowed_are_not_listed(tmp_path: Path) -> None:
+    guest = limited(tmp_path, ["web", "db@*"], "status")
+    assert listed(guest) == ["db@main.service", "web.service"]
+    guest.service = ServiceManagerService(UnitPolicy(None, ["start"]), (str(tmp_path),), lambda: True)
+    refused("PERMISSION_DENIED", listed, guest)
+    guest.service = ServiceManagerService(ANY, (str(tmp_path),), lambda: False)
+    assert "and so no units" in refused("NOT_SUPPORTED", listed, guest).details()

@@ -18,6 +18,7 @@ READING = {
     "File": {"Download", "DownloadChunk", "Stat", "List", "ReadFiles", "Checksum", "DataRanges", "FileSystems", "Tail"},
     "Job": {"Read", "Wait", "List"},
     "Machine": {"GetTime", "Processes"},
+    "ServiceManager": {"ListUnits", "Journal"},
 }
 CHANGING = {
     "System": {"Update", "ConfirmUpdate"},

@@ -206,6 +206,7 @@ GOOD = bundle_tools.archive(TINY)
         (bundle_tools.archive({"install.sh": b"", "guest/__main__.py": b""}), r"vsrpc/_version\.py is missing"),
         (bundle_tools.archive({**TINY, "vsrpc/_version.py": b""}), "names no version"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",  # what is packed depends on the time
 )
 def test_what_is_no_bundle(tmp_path: Path, content: bytes, message: str) -> None:
     with pytest.raises(BadBundle, match=message):

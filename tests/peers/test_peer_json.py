@@ -145,7 +145,7 @@ def test_chunked_upload(client: JsonClient, folder: str) -> None:
     md5 = hashlib.md5(content).hexdigest()
     request = {"session_id": session_id, "md5": md5}
     finished = client.call("POST", "/api/v1/file/chunked/upload/finish", request)
-    assert finished == {"path": path, "size": len(content), "md5": md5, "chunks_received": 2}
+    assert finished == {"path": path, "size": len(content), "md5": md5, "sha256": "", "chunks_received": 2}
     assert client.download(path) == content
 
 

@@ -138,6 +138,7 @@ def test_services_are_really_controlled(vm: VM) -> None:
             client.control_service("vsrpc-bad", "start")
         assert (caught.value.reason, "vsrpc-bad" in caught.value.message) == ("UNIT_FAILED", True)
         assert client.control_service("vsrpc-bad", "status")["data"]["status"] == "failed"
+    sh(vm, "rm /etc/systemd/system/vsrpc-test.service /etc/systemd/system/vsrpc-bad.service; systemctl daemon-reload")
     done = cli(vm, "service", "no-such-unit", "start")
     assert (done.returncode, "no-such-unit" in done.stderr) == (5, True)
 

@@ -57,7 +57,8 @@ def test_bundle_installs_upgrades_and_goes_back(unpacked: VM, without_packages: 
     assert cli(vm, "exec", "echo yes").stdout == "yes\n"
 
     # A release that starts and does not serve; the installer runs as the daemon's child, which the restart would kill.
-    broken = "sed -i 's/^def _run.*/&\\n    sys.exit(3)/' guest/__main__.py && sed -i /__main__.py/d SHA256SUMS"
+    edit = 's/^    log = logging.getLogger("guest")$/&\\n    sys.exit(3)/'
+    broken = f"sed -i '{edit}' guest/__main__.py && sed -i /__main__.py/d SHA256SUMS"
     sh(vm, f"cp -r {BUNDLE} {COPY} && cd {COPY} && {broken} && sha256sum guest/__main__.py >>SHA256SUMS")
     cgroup = "/sys/fs/cgroup/system.slice/vsrpc-guest.service/cgroup.procs"
     done = vm.ga.exec(["/bin/sh", "-c", f"echo $$ >{cgroup} && exec {COPY}/install.sh"], timeout=240)

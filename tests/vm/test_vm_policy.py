@@ -40,8 +40,8 @@ ln -sf /etc/shadow /srv/link; ln -s /srv/denied /srv/way; ln -f /etc/gshadow /sr
 mkfifo /srv/fifo; mknod /srv/disk b 253 0; echo x > /var/log/vsrpc-audit.log.1
 mount --bind /etc /srv/etc
 other='mount -t tmpfs none /srv/ns; echo > /srv/ns/f; exec sleep 1000'
-systemd-run -q --unit vsrpc-ns -p PrivateMounts=yes -p Type=exec sh -c "$other"
-ln -s /proc/$(systemctl show --value -p MainPID vsrpc-ns)/root/srv/ns /srv/other
+systemd-run -q --unit other-ns -p PrivateMounts=yes -p Type=exec sh -c "$other"
+ln -s /proc/$(systemctl show --value -p MainPID other-ns)/root/srv/ns /srv/other
 until test -e /srv/other/f; do sleep 0.1; done
 for unit in one two; do
 printf '[Service]\\nExecStart=sleep 1000\\n' > /etc/systemd/system/vsrpc-$unit.service
@@ -51,7 +51,7 @@ ln -s /etc/systemd/system/vsrpc-one.service /etc/systemd/system/vsrpc-uno.servic
 systemctl daemon-reload
 """
 UNMADE = """
-systemctl stop vsrpc-ns vsrpc-one; umount /srv/etc
+systemctl stop other-ns vsrpc-one; umount /srv/etc
 rm -rf /srv/* /etc/systemd/system/vsrpc-one.service /etc/systemd/system/vsrpc-two.service /var/log/vsrpc-audit.log*
 rm /etc/systemd/system/vsrpc-alias.service /etc/systemd/system/vsrpc-uno.service; systemctl daemon-reload
 """
@@ -86,8 +86,8 @@ PATHS = {
     "/var/log/vsrpc-audit.log.1": (OWN, OWN),
     "/etc/systemd/system/vsrpc-guest.service": (OWN, OWN),
     "/usr/local/bin/vsrpc-guest": (OWN, OWN),
-    "/opt/vsrpc/current": ("WRONG_FILE_TYPE", OWN),
-    "/opt/vsrpc/current/yaml.py": ("FILE_NOT_FOUND", OWN),
+    "/opt/vsrpc/current": (OWN, OWN),
+    "/opt/vsrpc/current/yaml.py": (OWN, OWN),
     "/opt/vsrpc/current/guest/daemon.py": (OWN, OWN),
 }
 

@@ -287,7 +287,7 @@ class FreezeRequest(_message.Message):
     MOUNTPOINTS_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
     lease: _builtins.int
-    """Seconds after which they are thawed anyway, at most 600; 60 when 0."""
+    """Seconds after which they are thawed anyway, also if the daemon has died; at most 600; 60 when 0."""
     @_builtins.property
     def mountpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Mount points; all file systems on disks when empty."""
@@ -387,7 +387,7 @@ class TrimRequest(_message.Message):
     """Bytes of the smallest free range that is told."""
     @_builtins.property
     def mountpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Mount points; all file systems on disks when empty."""
+        """Mount points; all file systems on disks that can be trimmed when empty."""
 
     def __init__(
         self,

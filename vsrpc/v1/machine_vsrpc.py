@@ -125,7 +125,8 @@ class MachineStub:
         )
         """Holds all writes to file systems, so that a snapshot of their disks is consistent, until Thaw or the end of the lease.
 
-        Error WRONG_STATE when they are frozen already.
+        Meanwhile calls that change something are refused with WRONG_STATE, but for Thaw and what jobs that run are told.
+        Error WRONG_STATE when something is frozen already, FILE_NOT_FOUND for what is no mount point of a disk.
         """
         self.Thaw: UnaryUnary[machine_pb2.ThawRequest, machine_pb2.ThawResponse] = channel.unary_unary(
             "/vsrpc.v1.Machine/Thaw",
@@ -173,7 +174,8 @@ class MachineServicer:
     def Freeze(self, request: machine_pb2.FreezeRequest, context: ServicerContext) -> machine_pb2.FreezeResponse:
         """Holds all writes to file systems, so that a snapshot of their disks is consistent, until Thaw or the end of the lease.
 
-        Error WRONG_STATE when they are frozen already.
+        Meanwhile calls that change something are refused with WRONG_STATE, but for Thaw and what jobs that run are told.
+        Error WRONG_STATE when something is frozen already, FILE_NOT_FOUND for what is no mount point of a disk.
         """
         raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.Machine.Freeze is not implemented here")
 

@@ -3,8 +3,10 @@
 isort:skip_file
 System services of the guest."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -54,6 +56,9 @@ class ControlResponse(_message.Message):
     ENABLED_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    SUBSTATE_FIELD_NUMBER: _builtins.int
+    JOURNAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the service, as asked."""
     action: _builtins.str
@@ -68,6 +73,14 @@ class ControlResponse(_message.Message):
     """Main process; 0 when none runs."""
     output: _builtins.str
     """What the service manager said."""
+    memory: _builtins.int
+    """Bytes of memory that the service uses; 0 where that is not known."""
+    substate: _builtins.str
+    """The service manager's own word for the state, for example "running", "exited" or "auto-restart"."""
+    @_builtins.property
+    def journal(self) -> _containers.RepeatedCompositeFieldContainer[Global___JournalEntry]:
+        """The last messages of the service, for the action "status"."""
+
     def __init__(
         self,
         *,
@@ -77,11 +90,241 @@ class ControlResponse(_message.Message):
         enabled: _builtins.bool = ...,
         pid: _builtins.int = ...,
         output: _builtins.str = ...,
+        memory: _builtins.int = ...,
+        substate: _builtins.str = ...,
+        journal: _abc.Iterable[Global___JournalEntry] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "enabled", b"enabled", "name", b"name", "output", b"output", "pid", b"pid", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "enabled", b"enabled", "journal", b"journal", "memory", b"memory", "name", b"name", "output", b"output", "pid", b"pid", "status", b"status", "substate", b"substate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ControlResponse: _TypeAlias = ControlResponse  # noqa: Y015
+
+@_typing.final
+class ListUnitsRequest(_message.Message):
+    """Request of ServiceManager.ListUnits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATTERN_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    pattern: _builtins.str
+    """A name or pattern (*, ?, [a-z]); one without a type means services. All units when empty."""
+    status: _builtins.str
+    """Only units in this state, in the words of ControlResponse.status; in any when empty."""
+    def __init__(
+        self,
+        *,
+        pattern: _builtins.str = ...,
+        status: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pattern", b"pattern", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUnitsRequest: _TypeAlias = ListUnitsRequest  # noqa: Y015
+
+@_typing.final
+class Unit(_message.Message):
+    """A unit that is loaded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    SUBSTATE_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, for example "nginx.service"."""
+    status: _builtins.str
+    """Its state, in the words of ControlResponse.status."""
+    substate: _builtins.str
+    """The service manager's own word for it, for example "running" or "listening"."""
+    load: _builtins.str
+    """Whether its file was read: "loaded", "not-found", "masked" …"""
+    description: _builtins.str
+    """What it says of itself."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        status: _builtins.str = ...,
+        substate: _builtins.str = ...,
+        load: _builtins.str = ...,
+        description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "load", b"load", "name", b"name", "status", b"status", "substate", b"substate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Unit: _TypeAlias = Unit  # noqa: Y015
+
+@_typing.final
+class ListUnitsResponse(_message.Message):
+    """Reply of ServiceManager.ListUnits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNITS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def units(self) -> _containers.RepeatedCompositeFieldContainer[Global___Unit]:
+        """The units, by name."""
+
+    def __init__(
+        self,
+        *,
+        units: _abc.Iterable[Global___Unit] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUnitsResponse: _TypeAlias = ListUnitsResponse  # noqa: Y015
+
+@_typing.final
+class JournalRequest(_message.Message):
+    """Request of ServiceManager.Journal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNIT_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    SINCE_US_FIELD_NUMBER: _builtins.int
+    UNTIL_US_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    AFTER_CURSOR_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    unit: _builtins.str
+    """Only messages of this unit, and of the service manager about it; all when empty."""
+    lines: _builtins.int
+    """Without a cursor, the last so many; with one, the first so many after it. All when absent."""
+    since_us: _builtins.int
+    """Only what was logged from this time on, in microseconds since 1970; so many before now when negative."""
+    until_us: _builtins.int
+    """Only what was logged until then, likewise; no limit when 0."""
+    priority: _builtins.int
+    """Only messages at least as urgent: 0 (emergency) to 7 (debug). All when absent."""
+    after_cursor: _builtins.str
+    """Only what comes after this place, which a reply told."""
+    wait: _builtins.float
+    """Seconds to wait for an entry where there is none, within the call's deadline."""
+    max_bytes: _builtins.int
+    """Most bytes of messages in the reply; 262144 when 0, and at most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        unit: _builtins.str = ...,
+        lines: _builtins.int | None = ...,
+        since_us: _builtins.int = ...,
+        until_us: _builtins.int = ...,
+        priority: _builtins.int | None = ...,
+        after_cursor: _builtins.str = ...,
+        wait: _builtins.float = ...,
+        max_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lines", b"_lines", "_priority", b"_priority", "lines", b"lines", "priority", b"priority"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lines", b"_lines", "_priority", b"_priority", "after_cursor", b"after_cursor", "lines", b"lines", "max_bytes", b"max_bytes", "priority", b"priority", "since_us", b"since_us", "unit", b"unit", "until_us", b"until_us", "wait", b"wait"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lines: _TypeAlias = _typing.Literal["lines"]  # noqa: Y015
+    _WhichOneofArgType__lines: _TypeAlias = _typing.Literal["_lines", b"_lines"]  # noqa: Y015
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lines) -> _WhichOneofReturnType__lines | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
+
+Global___JournalRequest: _TypeAlias = JournalRequest  # noqa: Y015
+
+@_typing.final
+class JournalEntry(_message.Message):
+    """A message in the journal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSOR_FIELD_NUMBER: _builtins.int
+    TIME_US_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    IDENTIFIER_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    MESSAGE_SIZE_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Its place."""
+    time_us: _builtins.int
+    """When it was logged, in microseconds since 1970."""
+    unit: _builtins.str
+    """The unit that it is of or about; empty for none."""
+    identifier: _builtins.str
+    """What the program calls itself, for example "sshd" or "kernel"."""
+    pid: _builtins.int
+    """The process; 0 for none."""
+    priority: _builtins.int
+    """0 (emergency) to 7 (debug)."""
+    message: _builtins.bytes
+    """The message; of a very long one the beginning."""
+    message_size: _builtins.int
+    """Bytes of the whole message."""
+    def __init__(
+        self,
+        *,
+        cursor: _builtins.str = ...,
+        time_us: _builtins.int = ...,
+        unit: _builtins.str = ...,
+        identifier: _builtins.str = ...,
+        pid: _builtins.int = ...,
+        priority: _builtins.int = ...,
+        message: _builtins.bytes = ...,
+        message_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "identifier", b"identifier", "message", b"message", "message_size", b"message_size", "pid", b"pid", "priority", b"priority", "time_us", b"time_us", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JournalEntry: _TypeAlias = JournalEntry  # noqa: Y015
+
+@_typing.final
+class JournalResponse(_message.Message):
+    """Reply of ServiceManager.Journal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Where to go on; empty only where the journal is."""
+    more: _builtins.bool
+    """Whether the reply was full before the entries that are there were."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___JournalEntry]:
+        """The entries."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___JournalEntry] | None = ...,
+        cursor: _builtins.str = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "entries", b"entries", "more", b"more"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JournalResponse: _TypeAlias = JournalResponse  # noqa: Y015

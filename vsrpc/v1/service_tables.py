@@ -7,6 +7,13 @@ from vsrpc.method import Idempotency, Route
 
 SERVICE_MANAGER_ROUTES: tuple[Route, ...] = (
     Route("POST", "/api/v1/service/control", "/vsrpc.v1.ServiceManager/Control", "*", Idempotency.UNKNOWN),
+    Route("GET", "/api/v1/service/list", "/vsrpc.v1.ServiceManager/ListUnits", "", Idempotency.NO_SIDE_EFFECTS),
+    Route("POST", "/api/v1/service/journal", "/vsrpc.v1.ServiceManager/Journal", "*", Idempotency.NO_SIDE_EFFECTS),
+    Route("GET", "/api/v1/service/journal", "/vsrpc.v1.ServiceManager/Journal", "", Idempotency.NO_SIDE_EFFECTS),
 )
 
 ROUTES: tuple[Route, ...] = SERVICE_MANAGER_ROUTES
+
+TEXT_FIELDS: dict[str, tuple[str, ...]] = {
+    "vsrpc.v1.JournalEntry": ("message",),
+}

@@ -23,15 +23,32 @@ SERVICE_MANAGER_CONTROL = MethodDescriptor(
     Idempotency.UNKNOWN,
 )
 
+SERVICE_MANAGER_LIST_UNITS = MethodDescriptor(
+    "vsrpc.v1.ServiceManager",
+    "ListUnits",
+    service_pb2.ListUnitsRequest,
+    service_pb2.ListUnitsResponse,
+    Idempotency.NO_SIDE_EFFECTS,
+)
+
+SERVICE_MANAGER_JOURNAL = MethodDescriptor(
+    "vsrpc.v1.ServiceManager",
+    "Journal",
+    service_pb2.JournalRequest,
+    service_pb2.JournalResponse,
+    Idempotency.NO_SIDE_EFFECTS,
+)
+
 SERVICE_MANAGER_SERVICE = ServiceDescriptor(
     "vsrpc.v1.ServiceManager",
-    (SERVICE_MANAGER_CONTROL,),
+    (SERVICE_MANAGER_CONTROL, SERVICE_MANAGER_LIST_UNITS, SERVICE_MANAGER_JOURNAL),
     routes=service_tables.SERVICE_MANAGER_ROUTES,
+    text_fields=service_tables.TEXT_FIELDS,
 )
 
 
 class ServiceManagerStub:
-    """Controls system services (systemd units)."""
+    """Controls system services (systemd units), and reads what they log."""
 
     def __init__(self, channel: UnaryChannel) -> None:
         self.Control: UnaryUnary[service_pb2.ControlRequest, service_pb2.ControlResponse] = channel.unary_unary(
@@ -41,21 +58,49 @@ class ServiceManagerStub:
         )
         """Starts, stops, restarts, enables, disables a service, or tells its state.
 
-        Waits for the result. Error UNIT_NOT_FOUND, UNIT_FAILED with the manager's output, PERMISSION_DENIED,
-        NOT_SUPPORTED where the guest has no systemd.
+        Waits for the result. Error UNIT_NOT_FOUND, UNIT_FAILED with the manager's output and the unit's last messages,
+        PERMISSION_DENIED, NOT_SUPPORTED where the guest has no systemd.
+        """
+        self.ListUnits: UnaryUnary[service_pb2.ListUnitsRequest, service_pb2.ListUnitsResponse] = channel.unary_unary(
+            "/vsrpc.v1.ServiceManager/ListUnits",
+            request_serializer=SERVICE_MANAGER_LIST_UNITS.serialize,
+            response_deserializer=SERVICE_MANAGER_LIST_UNITS.deserialize,
+        )
+        """Lists the units that are loaded, those that the guest's configuration allows. Error NOT_SUPPORTED."""
+        self.Journal: UnaryUnary[service_pb2.JournalRequest, service_pb2.JournalResponse] = channel.unary_unary(
+            "/vsrpc.v1.ServiceManager/Journal",
+            request_serializer=SERVICE_MANAGER_JOURNAL.serialize,
+            response_deserializer=SERVICE_MANAGER_JOURNAL.deserialize,
+        )
+        """Reads the journal, the oldest entry first, waiting for new ones if asked to.
+
+        Error PERMISSION_DENIED for a unit that may not be controlled, and, without a unit, where not all may be;
+        NOT_SUPPORTED where the guest has no journal.
         """
 
 
 class ServiceManagerServicer:
-    """Controls system services (systemd units)."""
+    """Controls system services (systemd units), and reads what they log."""
 
     def Control(self, request: service_pb2.ControlRequest, context: ServicerContext) -> service_pb2.ControlResponse:
         """Starts, stops, restarts, enables, disables a service, or tells its state.
 
-        Waits for the result. Error UNIT_NOT_FOUND, UNIT_FAILED with the manager's output, PERMISSION_DENIED,
-        NOT_SUPPORTED where the guest has no systemd.
+        Waits for the result. Error UNIT_NOT_FOUND, UNIT_FAILED with the manager's output and the unit's last messages,
+        PERMISSION_DENIED, NOT_SUPPORTED where the guest has no systemd.
         """
         raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.ServiceManager.Control is not implemented here")
+
+    def ListUnits(self, request: service_pb2.ListUnitsRequest, context: ServicerContext) -> service_pb2.ListUnitsResponse:
+        """Lists the units that are loaded, those that the guest's configuration allows. Error NOT_SUPPORTED."""
+        raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.ServiceManager.ListUnits is not implemented here")
+
+    def Journal(self, request: service_pb2.JournalRequest, context: ServicerContext) -> service_pb2.JournalResponse:
+        """Reads the journal, the oldest entry first, waiting for new ones if asked to.
+
+        Error PERMISSION_DENIED for a unit that may not be controlled, and, without a unit, where not all may be;
+        NOT_SUPPORTED where the guest has no journal.
+        """
+        raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.ServiceManager.Journal is not implemented here")
 
 
 def add_ServiceManagerServicer_to_server(servicer: ServiceManagerServicer, server: ServiceRegistry) -> None:
