@@ -16,8 +16,9 @@ from guest.os_errors import printable
 from guest.policy.paths import PathPolicy
 from guest.policy.resolve import look
 from guest.policy.tree import WRITE, JudgedDirectory, open_parent
+from vsrpc.filesystem import rename_new
 from vsrpc.filetree import Failure, remove, walk
-from vsrpc.newfile import KEEP, Attributes, rename_new, replace_link
+from vsrpc.newfile import KEEP, Attributes, replace_link
 
 GoOn = Callable[[], None]
 

@@ -22,7 +22,8 @@ from guest.os_errors import as_rpc_error, file_errors, free_bytes, printable
 from guest.policy.paths import PathPolicy
 from guest.policy.resolve import kind
 from vsrpc.errors import RpcError
-from vsrpc.newfile import Attributes, NewFile, punch_hole
+from vsrpc.filesystem import punch_hole
+from vsrpc.newfile import Attributes, NewFile
 from vsrpc.wire import Buffer
 
 if TYPE_CHECKING:

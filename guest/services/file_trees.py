@@ -20,8 +20,8 @@ from guest.policy.tree import open_parent, open_place, open_tree
 from vsrpc.bulk import bulk
 from vsrpc.context import ServicerContext
 from vsrpc.errors import RpcError
+from vsrpc.filesystem import data_ranges, sync_file_system
 from vsrpc.filetree import Failure, Parents
-from vsrpc.newfile import data_ranges, sync_file_system
 from vsrpc.v1 import file_pb2 as pb
 from vsrpc.v1.file_vsrpc import FileServicer
 

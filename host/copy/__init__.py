@@ -12,7 +12,7 @@ from host.copy.options import Done, Options
 from host.copy.plan import copy
 from host.copy.sync import sync
 from host.errors import failure
-from vsrpc.newfile import umask
+from vsrpc.filesystem import umask
 
 __all__ = ["Done", "Options", "Preserve", "Report", "checked", "copy", "preserving", "sync"]
 

@@ -10,7 +10,7 @@ from host.backend import Reply
 from host.chunks import FIELDS, digest_of
 from host.copy.entry import SYMLINK, Report, rpc_error
 from host.copy.guest import TRANSIENT, GuestTree, join
-from host.copy.large import LargeDownload
+from host.copy.large_download import LargeDownload
 from host.copy.local import LocalTree
 from host.copy.mover import BATCH_BYTES, BATCH_FILES, BATCHES, SMALL, Item, Mover
 from host.copy.options import Meter, Options

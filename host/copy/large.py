@@ -9,22 +9,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections import deque
 from itertools import count
 from typing import Any, Callable, Iterable, Iterator, Mapping, Tuple
 
-from host.backend import Buffer, Reply
-from host.chunks import FIELDS, digest_of, receive, send
-from host.copy.entry import Entry
+from host.backend import Buffer
+from host.chunks import FIELDS, digest_of, send
 from host.copy.guest import LONG, GuestTree
 from host.copy.options import Options
 from host.errors import RPCError, failure
 from host.names import path_fields, shown
-from host.transfer_options import CRC32, MD5, SHA256
+from host.transfer_options import MD5, SHA256
 from host.window import Piece, Window
-from vsrpc.filetree import Directory
-from vsrpc.newfile import Attributes, NewFile, data_ranges, punch_hole, put_file, write_all
-from vsrpc.partial import PREFIX, KeptFile
+from vsrpc.filesystem import data_ranges
 
 _COMPARED = 64 * 1024 * 1024  # bytes whose digests go in one call
 _ABORT_TIMEOUT = 5.0  # seconds; a guest that is gone drops the session by itself
@@ -36,14 +32,14 @@ Counted = Callable[[int, int], None]
 """Told bytes that are done, and how many of them had to cross the port."""
 
 
-def _pieces(ranges: Iterable[Range], size: int) -> Iterator[Range]:
+def pieces(ranges: Iterable[Range], size: int) -> Iterator[Range]:
     """Ranges in pieces of that size at most."""
     for offset, length in ranges:
         for start in range(offset, offset + length, size):
             yield start, min(size, offset + length - start)
 
 
-def _holes(ranges: Iterable[Range], size: int) -> Iterator[Range]:
+def holes(ranges: Iterable[Range], size: int) -> Iterator[Range]:
     """What lies between ranges of data in a file of that size."""
     at = 0
     for offset, length in ranges:
@@ -54,7 +50,7 @@ def _holes(ranges: Iterable[Range], size: int) -> Iterator[Range]:
         yield at, size - at
 
 
-def _runs(pieces: Iterable[Range], block: int) -> Iterator[tuple[int, list[Range]]]:
+def runs(pieces: Iterable[Range], block: int) -> Iterator[tuple[int, list[Range]]]:
     """Pieces that follow each other, each but the last a whole block: what one call can compare."""
     run: list[Range] = []
     for piece in pieces:
@@ -67,17 +63,14 @@ def _runs(pieces: Iterable[Range], block: int) -> Iterator[tuple[int, list[Range
         yield run[0][0], run
 
 
-def _key(*identity: object) -> str:
+def key(*identity: object) -> str:
     """The name of a source: what makes another one of it gives another key."""
     return hashlib.sha256("\0".join(map(str, identity)).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def _strong(checksum: str) -> str:
+def strong(checksum: str) -> str:
     """The digest by which blocks are compared."""
     return SHA256 if checksum == SHA256 else MD5
-
-
-# -- to the guest
 
 
 class LargeUpload:
@@ -117,7 +110,7 @@ class LargeUpload:
         if ranges != [(0, size)]:
             request["data_size"] = max(1, sum(length for _, length in ranges))
         if options.resumable(size):
-            request["resume_key"] = _key(self._path, size, self._status.st_mtime_ns, self._target)
+            request["resume_key"] = key(self._path, size, self._status.st_mtime_ns, self._target)
         files = self._guest.files
         begun = files.call("InitUpload", request).data
         session: str = begun["session_id"]
@@ -135,7 +128,7 @@ class LargeUpload:
     def _send(self, session: str, ranges: list[Range], left: int, suggested: int) -> None:
         files, size, chunk_size = self._guest.files, self._status.st_size, self._options.chunk_size
         with Window() as window:
-            for offset, length in _holes(ranges, size):
+            for offset, length in holes(ranges, size):
                 if not window.has_room(0):
                     window.take()
                 fields = {"session_id": session, "offset": offset, "hole": length}
@@ -153,10 +146,10 @@ class LargeUpload:
     def _missing(self, session: str, ranges: list[Range], left: int) -> Iterator[Range]:
         """The parts of the data that are not there yet."""
         block = self._options.chunk_size
-        pieces = list(_pieces(ranges, block))
-        old = [piece for piece in pieces if piece[0] + piece[1] <= left]
-        for offset, run in _runs(old, block):
-            digests = [digest_of(self._read(*piece), _strong(self._options.checksum)) for piece in run]
+        wanted = list(pieces(ranges, block))
+        old = [piece for piece in wanted if piece[0] + piece[1] <= left]
+        for offset, run in runs(old, block):
+            digests = [digest_of(self._read(*piece), strong(self._options.checksum)) for piece in run]
             fields = {"session_id": session, "offset": offset, "block_size": block, "digests": digests}
             if run[-1][1] < block and run[-1][0] + run[-1][1] < self._status.st_size:
                 fields["digests"] = digests[:-1]  # the last one ends before a hole, and is no whole block
@@ -168,7 +161,7 @@ class LargeUpload:
                     self._count(piece[1], 0)
                 else:
                     yield piece
-        yield from pieces[len(old) :]
+        yield from wanted[len(old) :]
 
     def _read(self, offset: int, size: int) -> Buffer:
         return os.pread(self._fd, size, offset)
@@ -182,147 +175,3 @@ class LargeUpload:
         if (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns):
             message = f"{shown(self._path)} changed while it was copied; copy it again when nothing writes to it"
             raise failure("CONTENT_MISMATCH", message, path=shown(self._path))
-
-
-# -- from the guest
-
-
-class LargeDownload:
-    """One file of the guest on its way to a place in an open directory."""
-
-    def __init__(
-        self,
-        guest: GuestTree,
-        entry: Entry,
-        path: str,
-        directory: Directory,
-        leaf: str,
-        options: Options,
-        counted: Counted,
-    ) -> None:
-        self._guest = guest
-        self._path = path
-        self._size = entry.size
-        self._sparse = entry.sparse
-        self._mtime_ns = entry.mtime_ns
-        self._directory = directory
-        self._leaf = leaf
-        self._options = options
-        self._counted = counted
-        self._first: Mapping[str, Any] = {}
-
-    def run(self, attributes: Attributes) -> None:
-        """Move it. Goes on where the link breaks. Raises RPCError, OSError."""
-        file = self._new_file()
-        done = False
-        try:
-            left = file.left if isinstance(file, KeptFile) else 0
-            if left > self._size:
-                os.ftruncate(file.fd, self._size)
-            ranges = list(self._data_ranges()) if self._sparse else [(0, self._size)]
-            for offset, length in _holes(ranges, self._size) if left else ():
-                punch_hole(file.fd, offset, length)
-            todo = deque(self._missing(file.fd, ranges, min(left, self._size)))
-            self._receive(file.fd, todo)
-            os.ftruncate(file.fd, self._size)
-            if left:
-                self._check_same()
-            put_file(file, self._directory.fd, self._leaf, attributes, self._options.overwrite)
-            done = True
-        except RPCError as error:
-            if error.reason == "CONTENT_MISMATCH":
-                done = True  # there is nothing worth keeping
-            raise
-        finally:
-            if isinstance(file, KeptFile):
-                file.keep = not done
-            file.discard()
-            os.close(file.fd)
-
-    def _new_file(self) -> NewFile:
-        if not self._options.resumable(self._size):
-            return NewFile(self._directory.fd, PREFIX)
-        key = _key(self._path, self._size, self._mtime_ns, self._leaf)
-        return KeptFile(self._directory.fd, key, self._leaf)
-
-    def _data_ranges(self) -> Iterator[Range]:
-        fields: dict[str, Any] = path_fields(self._path)
-        while True:
-            data = self._guest.reply("DataRanges", fields).data
-            for each in data["ranges"]:
-                offset = int(each["offset"])
-                if offset < self._size:
-                    yield offset, min(int(each["length"]), self._size - offset)
-            if "next_offset" not in data or data["next_offset"] is None:
-                return
-            fields["offset"] = int(data["next_offset"])
-
-    def _missing(self, fd: int, ranges: list[Range], left: int) -> Iterator[Range]:
-        """The parts of the data that are not here yet."""
-        block, checksum = self._options.chunk_size, _strong(self._options.checksum)
-        pieces = list(_pieces(ranges, block))
-        old = [piece for piece in pieces if piece[0] + piece[1] <= left]
-        for offset, run in _runs(old, block):
-            length = run[-1][0] + run[-1][1] - offset
-            fields = {**path_fields(self._path), **FIELDS[checksum], "offset": offset, "length": length}
-            fields["block_size"] = block
-            theirs = self._guest.reply("Checksum", fields, LONG).data["files"][0]["digests"]
-            for piece, digest in zip(run, [*theirs, *[""] * len(run)]):
-                if digest_of(os.pread(fd, piece[1], piece[0]), checksum) == digest:
-                    self._counted(piece[1], 0)
-                else:
-                    yield piece
-        yield from pieces[len(old) :]
-
-    def _receive(self, fd: int, todo: deque[Range]) -> None:
-        fields = {**path_fields(self._path), **FIELDS[self._options.checksum]}
-        begun: float | None = None
-
-        def took(offset: int, reply: Reply) -> bool:
-            nonlocal begun
-            self._check(offset, reply)
-            write_all(fd, reply.content, offset)
-            got = len(reply.content)
-            start, size = todo.popleft()
-            if got < size:
-                todo.appendleft((start + got, size - got))
-            self._counted(got, got)
-            begun = None
-            return got < size
-
-        while todo:
-            try:
-                receive(self._guest.files, fields, deque(todo), self._options.chunk_size, took)
-            except RPCError as error:
-                if "total_size" in error.data:
-                    raise self._changed("was cut") from error
-                begun = self._guest.bear(error, begun)
-
-    def _check(self, offset: int, reply: Reply) -> None:
-        data, checksum = reply.data, self._options.checksum
-        self._first = self._first or data
-        if data.get("file_id") != self._first.get("file_id"):
-            raise self._changed("was replaced by another file")
-        total = int(data["total_size"])
-        if total < self._size or not len(reply.content):
-            raise self._changed("was cut")
-        if data.get("version") != self._first.get("version") and total == int(self._first["total_size"]):
-            raise self._changed("was changed")
-        if int(data["offset"]) != offset:
-            raise failure(
-                "PROTOCOL_ERROR", f"the guest sent bytes from {data['offset']} on, asked for those from {offset}"
-            )
-        field = "chunk_sha256" if checksum == SHA256 else "chunk_md5"
-        if checksum != CRC32 and data.get(field) != digest_of(reply.content, checksum):
-            message = f"{shown(self._path)} at offset {offset} was damaged on the way; copy it again"
-            raise failure("CONTENT_MISMATCH", message, path=shown(self._path))
-
-    def _check_same(self) -> None:
-        """What was left is of the file as it was when its key was made."""
-        now = self._guest.entry(self._path)
-        if now is None or now.size < self._size or (now.size == self._size and now.mtime_ns != self._mtime_ns):
-            raise self._changed("was changed")
-
-    def _changed(self, what: str) -> RPCError:
-        message = f"{shown(self._path)} {what} while it was copied; copy it again when nothing writes to it"
-        return failure("CONTENT_MISMATCH", message, path=shown(self._path))

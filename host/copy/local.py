@@ -15,8 +15,9 @@ from typing import Callable, Iterator
 from host.backend import Buffer
 from host.copy.entry import Entry, Preserve, of_status
 from host.names import shown
+from vsrpc.filesystem import sync_file_system
 from vsrpc.filetree import Directory, Parents, remove, walk
-from vsrpc.newfile import KEEP, Attributes, replace_link, sync_file_system, write_file
+from vsrpc.newfile import KEEP, Attributes, replace_link, write_file
 from vsrpc.partial import PREFIX
 
 _TEMPORARY = (PREFIX, ".vsrpc-upload-")

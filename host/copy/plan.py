@@ -145,7 +145,8 @@ class _Copy:
             return root, None, False, lambda: tree.entries("")
         status = os.lstat(source.path)
         if stat.S_ISLNK(status.st_mode) and (source.slash or not self._recursive):
-            root, name = os.path.split(os.path.realpath(source.path, strict=True))
+            os.stat(source.path)  # says what is wrong with a link that leads nowhere
+            root, name = os.path.split(os.path.realpath(source.path))
         tree = self._local(root)
         return root, tree.entry(name), False, lambda: tree.entries(name)
 

@@ -15,7 +15,7 @@ import pytest
 from e2e_cli import Cli, Guest, Outcome, Remote
 
 from host.client import RPCError, VirtioRPCClient
-from vsrpc.newfile import umask
+from vsrpc.filesystem import umask
 
 pytestmark = pytest.mark.one_format_on_vm
 

@@ -25,7 +25,7 @@ from guest.policy.paths import PathPolicy
 from guest.services import file as file_service
 from guest.services.file import FileService
 from vsrpc.errors import RpcError
-from vsrpc.newfile import rename_new
+from vsrpc.filesystem import rename_new
 from vsrpc.v1 import file_pb2 as pb
 
 ROOM = 10 * 1024 * 1024

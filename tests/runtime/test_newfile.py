@@ -12,18 +12,8 @@ from typing import Any, Iterator
 import pytest
 
 from vsrpc import partial
-from vsrpc.newfile import (
-    KEEP,
-    Attributes,
-    WrongKindError,
-    data_ranges,
-    punch_hole,
-    put_file,
-    rename_new,
-    replace_link,
-    umask,
-    write_file,
-)
+from vsrpc.filesystem import data_ranges, punch_hole, rename_new, umask
+from vsrpc.newfile import KEEP, Attributes, WrongKindError, put_file, replace_link, write_file
 from vsrpc.partial import KeptFile, partial_name, remove_old
 
 MIB = 1024 * 1024
@@ -177,9 +167,9 @@ def test_holes(tmp_path: Path) -> None:
 
 
 def test_zeros_where_no_hole_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vsrpc import newfile
+    from vsrpc import filesystem
 
-    monkeypatch.setattr(newfile, "_libc", lambda: None)
+    monkeypatch.setattr(filesystem, "_libc", lambda: None)
     (tmp_path / "f").write_bytes(b"x" * (3 * MIB))
     fd = os.open(tmp_path / "f", os.O_RDWR)
     try:
