@@ -84,12 +84,12 @@ class Parents(Generic[D]):
 
     def __init__(self, root: D) -> None:
         self._open: list[tuple[str, D]] = [("", root)]
-        self._above: str | None = None  # of the last name
+        self._above: str | None = None  # what comes before the last part of the last name
 
     def of(self, name: str) -> tuple[D, str]:
         """The directory of a name, which stays open until the next call, and the name's last part. Raises OSError."""
-        directory, _, last = name.rpartition("/")
-        if directory == self._above:
+        directory, slash, last = name.rpartition("/")
+        if directory + slash == self._above:
             return self._open[-1][1], parts_of(last)[0]
         self._above = None
         *above, leaf = parts_of(name)
@@ -99,7 +99,7 @@ class Parents(Generic[D]):
         self._close(kept)
         for part in above[kept:]:
             self._open.append((part, self._open[-1][1].enter(part)))
-        self._above = directory
+        self._above = directory + slash
         return self._open[-1][1], leaf
 
     def _close(self, kept: int) -> None:

@@ -48,6 +48,7 @@ class FileChanges(FileServicer):
         going = functools.partial(go_on, context)
         if not request.names:
             directory, leaf = open_parent(self._policy, path, WRITE)
+            context.notes["rule"] = directory.rule
             failures = Failures(directory.path)
             with directory:
                 removed = remove_below(directory, leaf, request.recursive, _unless_ended(failures), going)
@@ -57,6 +58,7 @@ class FileChanges(FileServicer):
             return pb.RemoveResponse(removed=removed, failures=failures.told)
         removed, failures = 0, Failures(path)
         with open_place(self._policy, path, WRITE) as directory, Parents(directory) as parents:
+            context.notes["rule"] = directory.rule
             for each in request.names:
                 name = os.fsdecode(each)
                 try:

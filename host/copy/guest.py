@@ -11,7 +11,7 @@ from typing import Any, Callable, Iterable, Iterator, Mapping, TypeVar
 from host.backend import Reply
 from host.chunks import FileCalls
 from host.copy.entry import Entry, Preserve, of_reply
-from host.errors import RPCError
+from host.errors import RPCError, failure
 from host.names import path_fields, raw
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ class GuestTree:
             if error.reason != "FILE_NOT_FOUND":
                 raise
             return None
+        if len(reply.data["entries"]) != 1:
+            raise failure("PROTOCOL_ERROR", f"the guest told {len(reply.data['entries'])} entries of one file")
         return of_reply(reply.data["entries"][0])
 
     def entries(self, path: str, prefix: str = "", recursive: bool = True) -> Iterator[Entry]:
@@ -61,6 +63,8 @@ class GuestTree:
             after = raw(data, "next")
             if not after:
                 return
+            if not data["entries"]:
+                raise failure("PROTOCOL_ERROR", "the guest says that there is more to list, and lists nothing")
             fields["after"] = after
 
     def reply(self, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Reply:

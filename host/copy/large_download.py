@@ -115,9 +115,11 @@ class LargeDownload:
         def took(offset: int, reply: Reply) -> bool:
             nonlocal begun
             self._check(offset, reply)
-            write_all(fd, reply.content, offset)
             got = len(reply.content)
             start, size = todo.popleft()
+            if start != offset or got > size:
+                raise failure("PROTOCOL_ERROR", f"the guest sent {got} bytes of {size} that were asked for")
+            write_all(fd, reply.content, offset)
             if got < size:
                 todo.appendleft((start + got, size - got))
             self._counted(got, got)

@@ -63,12 +63,13 @@ class Upload(Mover):
 
     def move_small(self, items: Iterable[Item], large: Callable[[Item], None]) -> None:
         under_way: deque[Batch] = deque()
-        syncs: list[Started] = []
+        sync: Started | None = None
         with Window(BATCHES) as window:
             for number, batch in enumerate(self._batches(items, large), 1):
                 if number % _SYNC_AFTER == 0:  # beside the next ones, so that the end has less to wait for
+                    _end(sync)
                     request = {**path_fields(self._root), "sync": True}
-                    syncs.append(self._guest.files.start("WriteFiles", request, LONG))
+                    sync = self._guest.files.start("WriteFiles", request, LONG)
                 size = sum(len(content) for _, _, content in batch)
                 while not window.has_room(size):
                     self._take(window, under_way.popleft(), large)
@@ -76,9 +77,7 @@ class Upload(Mover):
                 under_way.append(batch)
             while window:
                 self._take(window, under_way.popleft(), large)
-        for sync in syncs:
-            with contextlib.suppress(RPCError):  # the last one counts
-                sync.result()
+        _end(sync)
 
     def _batches(self, items: Iterable[Item], large: Callable[[Item], None]) -> Iterator[Batch]:
         batch: Batch = []
@@ -216,6 +215,13 @@ class Upload(Mover):
             for item in part:
                 if item.dest in failures:
                     self.report.failed(self.source(item), failures[item.dest])
+
+
+def _end(sync: Started | None) -> None:
+    """Wait for what was begun early; what went wrong with it, the sync at the end meets, too."""
+    if sync is not None:
+        with contextlib.suppress(RPCError):
+            sync.result()
 
 
 def _by_name(failures: Iterable[Mapping[str, Any]]) -> dict[str, RPCError]:

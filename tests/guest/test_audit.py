@@ -677,3 +677,31 @@ def test_a_command_that_kills_the_daemon_is_known(tmp_path: Path) -> None:
         call.cancel()
     last = json.loads((tmp_path / "audit.log").read_text().splitlines()[-1])
     assert contains(last, {"event": "begin", "args": {"command": "kill -9 $PPID"}})
+
+
+def test_calls_for_many_files_leave_their_names_and_how_many_were_refused(served: Served) -> None:
+    stub = FileStub(served.channel)
+    names = [b"a", b"\xff", b".ssh/id_rsa", b"missing"]
+    (served.files / ".ssh").mkdir()
+    (served.files / ".ssh" / "id_rsa").write_bytes(b"x")
+    files = [file_pb2.NewFile(name=name, size=1) for name in names[:3]]
+    stub.WriteFiles(file_pb2.WriteFilesRequest(path=str(served.files), files=files, content=b"xxx"))
+    stub.ReadFiles(file_pb2.ReadFilesRequest(path=str(served.files), names=names))
+    stub.Remove(file_pb2.RemoveRequest(path_bytes=os.fsencode(served.files) + b"/\xff"))
+    wrote, read, removed = served.events()
+    assert [each["name"] for each in wrote["args"]["files"]] == ["a", "\\xff", ".ssh/id_rsa"]
+    assert (wrote["result"], wrote["args"]["content"]) == ({"status": "OK", "written": 2, "refused": 1}, {"size": 3})
+    assert read["args"]["names"] == ["a", "\\xff", ".ssh/id_rsa", "missing"]
+    assert read["result"] == {"status": "OK", "refused": 1, "failed": 1}
+    assert removed["args"]["path_bytes"] == f"{served.files}/\\xff"
+    assert all(each["rule"].startswith("security.allowed_paths") for each in (wrote, read))
+
+
+def test_a_file_without_a_path_that_is_text_is_read_by_a_name_of_its_own(served: Served) -> None:
+    stub = FileStub(served.channel)
+    for name in (b"\xff", b"\xfe"):
+        path = os.fsencode(served.files) + b"/" + name
+        with open(path, "wb") as file:
+            file.write(bytes(300))
+        stub.DownloadChunk(file_pb2.DownloadChunkRequest(path_bytes=path, offset=100))
+    assert len(served.events()) == 2

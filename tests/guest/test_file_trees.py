@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -346,3 +347,34 @@ def test_where_there_is_data(tree: Tree, place: Path) -> None:
     if (place / "f").stat().st_blocks * 512 < 20 * MIB:
         assert [(each.offset, each.length) for each in reply.ranges] == [(4 * MIB, MIB)]
     assert stat.S_ISREG((place / "f").stat().st_mode)
+
+
+@pytest.mark.parametrize(("number", "message"), [(errno.ENOSPC, "No space left"), (errno.EDQUOT, "quota is used up")])
+def test_a_disk_or_quota_that_is_full(
+    tree: Tree, place: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str
+) -> None:
+    real = os.pwrite
+
+    def full(fd: int, content: Any, offset: int) -> int:
+        if bytes(content) == b"two":
+            raise OSError(number, os.strerror(number))
+        return real(fd, content, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    call = context()
+    call.content = b"onetwothree"
+    files = [new(b"a", 3), new(b"b", 3), new(b"c", 5)]
+    reply = tree.service.WriteFiles(pb.WriteFilesRequest(path=str(place), files=files), call)
+    assert [(each.name, each.reason) for each in reply.failures] == [(b"b", "NO_SPACE")]
+    assert message in reply.failures[0].message
+    assert sorted(os.listdir(place)) == ["a", "c"]
+
+
+def test_space_that_is_kept_free(place: Path) -> None:
+    service = FileService(PathPolicy([f"{place}/"]), ROOM, UploadSessions(), keep_free=1 << 60)
+    call = context()
+    call.content = b"x"
+    request = pb.WriteFilesRequest(path=str(place), files=[new(b"f", 1)])
+    refusal = refused("NO_SPACE", lambda: service.WriteFiles(request, call))
+    assert "limits.free_space" in refusal.details()
+    assert os.listdir(place) == []
