@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from typing import Iterable
 
 from guest.errors import error
@@ -42,6 +43,8 @@ class FileTrees(FileServicer):
     _max_content: int
     _keep_free: int
     _temps: TempFiles | None
+    # One after the other: threads that each make files would pass Python's lock to and fro at every system call.
+    _one_tree = threading.Lock()
 
     def List(self, request: pb.ListRequest, context: ServicerContext) -> pb.ListResponse:
         """List a directory, or what is at a path."""
@@ -108,7 +111,7 @@ class FileTrees(FileServicer):
             context.notes["rule"] = directory.rule
             if self._keep_free:
                 check_space(directory.fd, len(content), self._keep_free, path)
-            with TreeWriter(directory, content, overwrite, self._temps) as writer:
+            with self._one_tree, TreeWriter(directory, content, overwrite, self._temps) as writer:
                 writer.make(request.files, _go_on(context))
             if request.sync:
                 with file_errors(path), context.waiting():
