@@ -3,7 +3,7 @@ SHELL := /bin/sh
 VENV := .venv
 PY := $(VENV)/bin/python
 PYTEST := $(PY) -m pytest
-# Two processes; the tests of the VM stay together in one of them (tests/conftest.py).
+# Two processes, each with a VM of its own (tests/conftest.py).
 PARALLEL := -n 2 --dist loadgroup
 VM := 0
 SECONDS := 60

@@ -38,13 +38,14 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the groups there
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of the VM in one process (pytest-xdist): they share one machine, whose port has one client.
+    """Share the tests of the VM out between two processes (pytest-xdist), each with a machine of its own.
 
-    They come first, since they take longest.
+    The tests in one process share one machine, whose port has one client. They come first, since they take longest.
     """
     for item in items:
         if item.get_closest_marker("vm"):
-            item.add_marker(pytest.mark.xdist_group("vm"))
+            of_the_machine = item.path.parent.name == "vm"  # tests/vm; the others call the machine, as users do
+            item.add_marker(pytest.mark.xdist_group("vm-machine" if of_the_machine else "vm-calls"))
     items.sort(key=lambda item: item.get_closest_marker("vm") is None)
 
 
