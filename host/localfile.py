@@ -34,6 +34,18 @@ def _explained(error: OSError, doing: str, path: str) -> OSError:
     return OSError(number, text, path)
 
 
+def read_up_to(fd: int, size: int) -> bytes:
+    """`size` bytes of what is open, fewer only at its end. Raises OSError."""
+    parts: list[bytes] = []
+    while size:
+        part = os.read(fd, size)
+        if not part:
+            break
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
 class Source:
     """A regular file to upload. Raises OSError for anything else. A context manager."""
 

@@ -6,12 +6,12 @@ import argparse
 import os
 import stat as modes
 import time
-from typing import Any, Iterable, Mapping
+from typing import Any, Iterable, Mapping, Sequence
 
 from host.calls import FileCalls
 from host.cli import exits
 from host.cli.files import each_path
-from host.cli.output import complain, print_json, print_line
+from host.cli.output import columns, complain, print_json, print_line
 from host.client import VirtioRPCClient
 from host.copy.entry import Entry
 from host.copy.guest import LONG, GuestTree
@@ -44,7 +44,7 @@ def ls(client: VirtioRPCClient, args: Arguments) -> int:
         if several:
             print_line(f"{path}:")
         rows = [_long(entry) if args.long else (entry.name,) for entry in entries]
-        for line in _table(rows, right=(1, 4)) if args.long else (row[0] for row in rows):
+        for line in columns(rows, right=(1, 4)) if args.long else (row[0] for row in rows):
             print_line(line)
         unread = [entry for entry in entries if entry.failure and entry.kind]
         for entry in unread:
@@ -52,10 +52,7 @@ def ls(client: VirtioRPCClient, args: Arguments) -> int:
         return exits.REMOTE if unread else exits.OK
 
     code = each_path(args.paths, list_one)
-    if args.print_json:
-        print_json(listed)
-    elif args.raw:
-        _print_envelope({"entries": listed})
+    _print_found(args, "entries", listed)
     return code
 
 
@@ -117,10 +114,7 @@ def stat(client: VirtioRPCClient, args: Arguments) -> int:
         return exits.OK
 
     code = each_path(args.paths, describe)
-    if args.print_json:
-        print_json(told)
-    elif args.raw:
-        _print_envelope({"files": told})
+    _print_found(args, "files", told)
     return code
 
 
@@ -148,13 +142,9 @@ def df(client: VirtioRPCClient, args: Arguments) -> int:
         return exits.OK
 
     code = each_path(args.paths or [""], ask)
-    if args.print_json:
-        print_json(found)
-    elif args.raw:
-        _print_envelope({"filesystems": found})
-    else:
+    if not _print_found(args, "filesystems", found):
         rows = [("FILESYSTEM", "TYPE", "SIZE", "USED", "AVAIL", "USE%", "MOUNTED ON"), *map(_usage, found)]
-        for line in _table(rows, right=(2, 3, 4, 5)):
+        for line in columns(rows, right=(2, 3, 4, 5)):
             print_line(line)
     return code
 
@@ -183,29 +173,20 @@ def checksum(client: VirtioRPCClient, args: Arguments) -> int:
         return exits.OK
 
     code = each_path(args.paths, digest)
-    if args.print_json:
-        print_json(found)
-    elif args.raw:
-        _print_envelope({"files": found})
+    _print_found(args, "files", found)
     return code
-
-
-def _table(rows: list[tuple[str, ...]], right: tuple[int, ...]) -> Iterable[str]:
-    """Rows with their columns below each other; the last one as it is."""
-    if not rows:
-        return
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
-    for row in rows:
-        cells = (
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths))
-        )
-        yield "  ".join([*cells, row[-1]])
 
 
 def _text(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "replace")
 
 
-def _print_envelope(data: Mapping[str, Any]) -> None:
-    print_json({"code": 0, "message": "success", "timestamp": int(time.time()), "data": data})
+def _print_found(args: Arguments, what: str, found: Sequence[Mapping[str, Any]]) -> bool:
+    """Print what was found as JSON where that is asked for, and tell whether it is."""
+    if args.print_json:
+        print_json(found)
+    elif args.raw:
+        print_json({"code": 0, "message": "success", "timestamp": int(time.time()), "data": {what: found}})
+    else:
+        return False
+    return True

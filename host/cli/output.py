@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 from types import TracebackType
-from typing import Any, Sequence
+from typing import Any, Collection, Iterator, Sequence
 
 from host.cli.parser import PROG
 from host.transfer_options import SMALL_FILE
@@ -55,12 +55,20 @@ def print_json(value: Any) -> None:
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Rows in columns, each as wide as it must be; on a terminal no longer than its lines."""
-    lines = [header, *([" ".join(cell.split()) for cell in row] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header) - 1)]
     most = shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
-    for line in lines:
-        text = "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths)), line[-1]]).rstrip()
-        print_line(text[:most])
+    for line in columns([header, *([" ".join(cell.split()) for cell in row] for row in rows)]):
+        print_line(line.rstrip()[:most])
+
+
+def columns(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> Iterator[str]:
+    """Rows with their cells below each other, those of the columns `right` at the right; the last one as it is."""
+    widths = [max(map(len, column)) for column in zip(*rows)][:-1]
+    for row in rows:
+        cells = (
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths))
+        )
+        yield "  ".join([*cells, row[-1]])
 
 
 def complain(kind: str, message: str) -> None:

@@ -14,6 +14,7 @@ from typing import Callable, Iterator
 
 from host.backend import Buffer
 from host.copy.entry import Entry, Preserve, of_status
+from host.localfile import read_up_to
 from host.names import shown
 from vsrpc.filesystem import sync_file_system
 from vsrpc.filetree import Directory, Parents, remove, walk
@@ -79,15 +80,7 @@ class LocalTree:
         """The content of a small file, `most` bytes of it at most. Raises OSError."""
         fd = self.open(name)
         try:
-            parts: list[bytes] = []
-            left = most
-            while left:
-                part = os.read(fd, left)
-                if not part:
-                    break
-                parts.append(part)
-                left -= len(part)
-            return b"".join(parts)
+            return read_up_to(fd, most)
         finally:
             os.close(fd)
 

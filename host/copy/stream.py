@@ -16,6 +16,7 @@ from host.copy.guest import LONG, GuestTree
 from host.copy.options import Done, Meter, Options
 from host.copy.places import Place, place_of
 from host.errors import RPCError, UsageError, failure
+from host.localfile import read_up_to
 from host.names import path_fields, shown
 from host.transfer_options import CRC32, SHA256
 
@@ -62,14 +63,7 @@ def upload(
         meter.add(0, size)
 
     def read(offset: int, size: int) -> Buffer:
-        parts: list[bytes] = []
-        while size:
-            part = os.read(fd, size)
-            if not part:
-                break
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
+        return read_up_to(fd, size)
 
     try:
         parts = ((number * chunk_size, chunk_size) for number in count())
