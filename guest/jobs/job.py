@@ -14,10 +14,10 @@ import signal
 import subprocess
 import threading
 import time
-from dataclasses import dataclass
-from typing import Callable, Mapping, Protocol, Sequence
+from typing import Callable, Protocol, Sequence
 
 from guest.jobs.process_tree import ProcessTree, User, Wake
+from guest.jobs.stage import CANNOT_EXECUTE, FailedStage, OpenFile, Stage, Status
 from vsrpc.deadline import Deadline
 
 MAX_OUTPUT = 4 * 1024 * 1024
@@ -33,12 +33,6 @@ _PIPE_MAX = 1024 * 1024  # bytes: what a pipe holds at most, unless root enlarge
 _FATAL = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGKILL)
 
 _DIED = 128  # beyond which the exit code is the signal's number
-
-# POSIX XCU 2.8.2
-CANNOT_EXECUTE = 126
-"""Exit code of a command that was found and could not be executed."""
-NOT_FOUND = 127
-"""Exit code of a command that was not found."""
 
 
 class JobTimeout(Exception):
@@ -64,59 +58,6 @@ class CannotExecute(Exception):
         super().__init__(program, why)
         self.program = program
         self.why = why
-
-
-@dataclass(frozen=True)
-class OpenFile:
-    """Standard descriptor `fd` is the open file `file`; the job closes it once the stage runs."""
-
-    fd: int
-    file: int
-
-
-@dataclass(frozen=True)
-class Copy:
-    """Standard descriptor `fd` is a copy of standard descriptor `source`, as it is then."""
-
-    fd: int
-    source: int
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A process to start. Redirections apply in order, after the pipeline's own."""
-
-    argv: Sequence[str]
-    program: str
-    environment: Mapping[str, str]
-    redirections: tuple[OpenFile | Copy, ...] = ()
-    makes_session: bool = False
-    """Whether the program makes a session for itself, as setsid(1) does."""
-
-    def close(self) -> None:
-        """Close the open files."""
-        for redirection in self.redirections:
-            if isinstance(redirection, OpenFile):
-                os.close(redirection.file)
-
-
-@dataclass(frozen=True)
-class FailedStage:
-    """A stage that cannot run: its exit code, and what it says on standard error."""
-
-    code: int
-    message: str
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """How a command ended: the exit code, 128 + N if signal N killed it, and then the signal's name."""
-
-    code: int
-    signal: str = ""
 
 
 class Output(Protocol):

@@ -14,9 +14,10 @@ from typing import Any, Callable
 
 from guest.errors import error
 from guest.jobs.feed import InputFeed
-from guest.jobs.job import CannotExecute, Input, Job, JobCancelled, JobSignalled, JobTimeout, NoInput, Status
+from guest.jobs.job import CannotExecute, Input, Job, JobCancelled, JobSignalled, JobTimeout, NoInput
 from guest.jobs.log import OutputLog
 from guest.jobs.process_tree import User
+from guest.jobs.stage import Status
 from guest.jobs.terminal import open_terminal, set_size
 from guest.os_errors import printable
 from guest.policy.commands_syntax import CommandSyntaxError

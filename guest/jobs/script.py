@@ -11,7 +11,7 @@ from typing import Callable, Mapping, NamedTuple, Protocol, Sequence
 
 from guest.jobs import redirect
 from guest.jobs.expand import MAX_ARGUMENTS, Expander, too_long
-from guest.jobs.job import CANNOT_EXECUTE, NOT_FOUND, Copy, FailedStage, OpenFile, Stage, Status
+from guest.jobs.stage import CANNOT_EXECUTE, NOT_FOUND, Copy, FailedStage, OpenFile, Stage, Status
 from guest.policy.commands import CommandPolicy
 from guest.policy.commands_syntax import CommandLine, Condition, Duplication, SimpleCommand, Word
 from guest.policy.judge import PathJudge, always

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
-from guest.machine.systemd import DIRECTORIES, ENVIRONMENT, TimedOut, Unusable, find_program
+from guest.machine.systemd import DIRECTORIES, TimedOut, Unusable, start
 
 LONGEST_MESSAGE = 64 * 1024
 """Bytes of a message that are given, at most."""
@@ -162,17 +162,8 @@ class JournalReader:
         return Part(entries, cursor)
 
     def _entries(self, arguments: Sequence[str], patience: float, follow: bool) -> Iterator[Entry]:
-        program = find_program("journalctl", self._directories)
         options = ["--no-pager", "--quiet", "--all", "--output=json", f"--output-fields={','.join(_FIELDS)}"]
-        process = subprocess.Popen(
-            [program, *options, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=ENVIRONMENT,
-            cwd="/",
-            start_new_session=True,
-        )
+        process = start("journalctl", *options, *arguments, directories=self._directories)
         with process:
             try:
                 if not self._on_cancel(process.kill):

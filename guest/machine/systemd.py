@@ -36,7 +36,7 @@ _STATES = {
 STATUSES = (*_STATES.values(), "exited")
 """All words of the schema for a unit's state."""
 
-ENVIRONMENT = {
+_ENVIRONMENT = {
     "PATH": ":".join(DIRECTORIES),
     "LC_ALL": "C",
     "TERM": "dumb",
@@ -178,15 +178,7 @@ class Systemctl:
             return ""
 
     def _run(self, program: str, *arguments: str, most: int | None = _MOST_OUTPUT) -> Result:
-        process = subprocess.Popen(
-            [find_program(program, self._directories), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=ENVIRONMENT,
-            cwd="/",
-            start_new_session=True,
-        )
+        process = start(program, *arguments, directories=self._directories)
         left = threading.Event()
 
         def leave() -> None:
@@ -207,13 +199,26 @@ class Systemctl:
         return Result(process.returncode, _text(output, most), _text(errors, _MOST_OUTPUT))
 
 
-def find_program(program: str, directories: Sequence[str] = DIRECTORIES) -> str:
+def _find_program(program: str, directories: Sequence[str] = DIRECTORIES) -> str:
     """Where the program is. Raises Unusable."""
     for directory in directories:
         path = os.path.join(directory, program)
         if os.access(path, os.X_OK):
             return path
     raise Unusable(f"{program} is not installed (looked in {', '.join(directories)})")
+
+
+def start(program: str, *arguments: str, directories: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start one of systemd's programs, with its output and errors in pipes. Raises Unusable, OSError."""
+    return subprocess.Popen(
+        [_find_program(program, directories), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_ENVIRONMENT,
+        cwd="/",
+        start_new_session=True,
+    )
 
 
 def _unit(properties: Mapping[str, str]) -> Unit:

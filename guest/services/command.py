@@ -14,9 +14,10 @@ from typing import Callable, Iterator, Mapping, Protocol, Sequence
 
 from guest.config import LimitsConfig
 from guest.errors import error, too_large
-from guest.jobs.job import CannotExecute, Job, Stage, Status
+from guest.jobs.job import CannotExecute, Job
 from guest.jobs.process_tree import User
 from guest.jobs.script import Judged, Script
+from guest.jobs.stage import Stage, Status
 from guest.jobs.terminal import with_controlling_terminal
 from guest.os_errors import file_errors, printable
 from guest.policy.commands import CommandPolicy, lookup, refused

@@ -13,8 +13,9 @@ from typing import Iterator, Sequence
 from guest.config import LimitsConfig
 from guest.errors import error
 from guest.jobs.capture import Capture
-from guest.jobs.job import MAX_OUTPUT, Job, JobCancelled, JobTimeout, NoInput, Status
+from guest.jobs.job import MAX_OUTPUT, Job, JobCancelled, JobTimeout, NoInput
 from guest.jobs.script import Judged
+from guest.jobs.stage import Status
 from guest.policy.commands import CommandPolicy
 from guest.services.command import Command, command_errors, prepare
 from vsrpc.context import ServicerContext

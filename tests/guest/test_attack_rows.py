@@ -12,8 +12,8 @@ from attacks import rows_requests, rows_syntax, rows_system
 from attacks.rows import HARMLESS, Attack
 
 from guest.config import GuestConfig
-from guest.jobs.job import FailedStage, Stage, Status
 from guest.jobs.script import Script
+from guest.jobs.stage import FailedStage, Stage, Status
 from guest.policy.commands import CommandPolicy
 from guest.policy.commands_parser import parse
 from guest.policy.commands_syntax import CommandSyntaxError

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from exec_helpers import Guest
 
-from guest.jobs.job import Status
 from guest.jobs.script import Script
+from guest.jobs.stage import Status
 from guest.policy.commands_parser import parse
 from vsrpc.errors import RpcError
 

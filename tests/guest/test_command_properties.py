@@ -13,8 +13,8 @@ from exec_helpers import Guest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guest.jobs.job import FailedStage, Stage, Status
 from guest.jobs.script import Script
+from guest.jobs.stage import FailedStage, Stage, Status
 from guest.policy.commands import DEFAULT_COMMANDS, CommandPolicy, lookup
 from guest.policy.commands_parser import parse
 from guest.policy.commands_syntax import CommandSyntaxError
