@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator
 
+import file_systems
+import machines
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for scripts, which is not installed
@@ -68,22 +70,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.line(nodeid)
 
 
+@pytest.fixture(params=file_systems.KINDS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the file system offers."""
+    file_systems.pretend(request.param, monkeypatch)
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def vm() -> Iterator[VM]:
     """The VM of this run, with the present guest side installed and its daemon active; stopped at the run's end.
 
     Tests may reboot it and pull its port, and must leave it as they found it.
     """
-    from scripts.vm import VM, HostIncompleteError
-
-    machine = VM(f"pytest-{os.getpid()}")
-    try:
-        machine.start(wait_daemon=True)
-    except HostIncompleteError as error:
-        if os.environ.get("VSRPC_REQUIRE_VM") == "1":
-            raise
-        pytest.skip(f"no VM on this host: {error}")
-    try:
+    with machines.running(f"pytest-{os.getpid()}") as machine:
         yield machine
-    finally:
-        machine.stop()

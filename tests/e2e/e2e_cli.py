@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -73,6 +75,19 @@ class Cli:
     def start(self, *argv: str, **options: Any) -> subprocess.Popen[bytes]:
         """Start it and let it run."""
         return subprocess.Popen([sys.executable, "-m", "host", *self._prefix, *argv], env=self._environ, **options)
+
+    def on_terminal(self, *argv: str) -> bytes:
+        """Run it to its good end with a terminal for all that it prints, and tell what that shows."""
+        master, slave = pty.openpty()
+        shown = b""
+        with self.start(*argv, stdin=subprocess.DEVNULL, stdout=slave, stderr=slave) as process:
+            os.close(slave)
+            with contextlib.suppress(OSError):  # EIO: the last writer has closed it
+                while True:
+                    shown += os.read(master, 65536)
+        os.close(master)
+        assert process.returncode == 0
+        return shown
 
     def __call__(self, *argv: str) -> Outcome:
         """Run it to its end."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import logging
 import os
 import pty
@@ -18,6 +17,7 @@ import threading
 from pathlib import Path
 from typing import Iterator
 
+import file_systems
 import pytest
 
 import guest.daemon
@@ -195,14 +195,7 @@ def test_one_event_is_one_line_in_the_log(tmp_path: Path) -> None:
 
 def test_stopping_removes_named_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the file system cannot do without names, the end of the process would leave them behind."""
-    real_open = os.open
-
-    def open_named(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
-        if flags & os.O_TMPFILE == os.O_TMPFILE:
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        return real_open(path, flags, mode, dir_fd=dir_fd)
-
-    monkeypatch.setattr(os, "open", open_named)
+    file_systems.pretend("named", monkeypatch)
     files = tmp_path / "files"
     files.mkdir()
     made = guest.daemon.Daemon(

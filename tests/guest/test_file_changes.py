@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import tempfile
 import threading
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 from servicer_helpers import context, refused
@@ -20,16 +18,6 @@ from guest.services.file import FileService
 from vsrpc.v1 import file_pb2 as pb
 
 ROOM = 10 * 1024 * 1024
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="changes-"))  # not tmp_path: only its owner can see that
-    path.chmod(0o755)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path)
 
 
 @pytest.fixture

@@ -8,11 +8,9 @@ import grp
 import hashlib
 import os
 import pwd
-import shutil
 import socket
 import stat
 import subprocess
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any, Iterator
@@ -32,38 +30,8 @@ ROOM = 10 * 1024 * 1024
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="files-"))  # not tmp_path: only its owner can see that
-    path.chmod(0o755)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path)
-
-
-@pytest.fixture
 def service(place: Path) -> FileService:
     return FileService(PathPolicy([f"{place}/"]), ROOM, UploadSessions())
-
-
-@pytest.fixture(params=["unnamed", "named", "named, no hard links"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the file system offers: files without a name (ext4), only names (NFS), not even links (vfat)."""
-    real_open = os.open
-
-    def open_named(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
-        if flags & os.O_TMPFILE == os.O_TMPFILE:
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        return real_open(path, flags, mode, dir_fd=dir_fd)
-
-    def no_link(*args: Any, **kwargs: Any) -> None:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-
-    if request.param != "unnamed":
-        monkeypatch.setattr(os, "open", open_named)
-    if "no hard links" in request.param:
-        monkeypatch.setattr(os, "link", no_link)
-    return str(request.param)
 
 
 def upload(service: FileService, path: object, content: bytes = b"new", **fields: Any) -> pb.UploadResponse:

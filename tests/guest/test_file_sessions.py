@@ -6,8 +6,6 @@ import errno
 import hashlib
 import os
 import random
-import shutil
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any, Iterator
@@ -66,26 +64,7 @@ class Uploads:
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="uploads-"))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path)
-
-
-@pytest.fixture(params=["unnamed", "named"])
-def uploads(place: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Uploads]:
-    """With temporary files that have no name, and, as on some file systems, with some that have."""
-    if request.param == "named":
-        real_open = os.open
-
-        def open_named(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
-            if flags & os.O_TMPFILE == os.O_TMPFILE:
-                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-            return real_open(path, flags, mode, dir_fd=dir_fd)
-
-        monkeypatch.setattr(os, "open", open_named)
+def uploads(place: Path, way: str) -> Iterator[Uploads]:
     made = Uploads(place)
     yield made
     made.service.stop()

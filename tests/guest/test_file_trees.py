@@ -5,11 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import stat
-import tempfile
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 from servicer_helpers import context, refused
@@ -50,16 +48,6 @@ class Tree:
         assert reply.written == len(files) - len(reply.failures)
         assert all(each.message for each in reply.failures)
         return {each.name: each.reason for each in reply.failures}
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="trees-"))  # not tmp_path: only its owner can see that
-    path.chmod(0o755)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Callable, Mapping
 
 import pytest
+from host_fakes import FakePending
 
 from host.backend import Reply
 from host.cli.progress import CopyProgress, bar
@@ -14,17 +15,6 @@ from host.copy import Done, Options, checked, copy
 from host.copy import guest as copy_guest
 from host.copy.places import place_of
 from host.errors import RPCError, UsageError, failure
-
-
-class Pending:
-    def __init__(self, call: Callable[[], Reply]) -> None:
-        self._call = call
-
-    def result(self) -> Reply:
-        return self._call()
-
-    def cancel(self) -> None:
-        pass
 
 
 class FakeGuest:
@@ -39,8 +29,8 @@ class FakeGuest:
         self.faults: list[RPCError] = []
         self.batches: list[int] = []
 
-    def start(self, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Pending:
-        return Pending(lambda: self.call(rpc, fields, timeout))
+    def start(self, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> FakePending:
+        return FakePending(lambda: self.call(rpc, fields, timeout))
 
     def call(self, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Reply:
         if self.faults and rpc in ("WriteFiles", "ReadFiles"):

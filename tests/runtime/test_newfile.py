@@ -19,26 +19,6 @@ from vsrpc.partial import KeptFile, partial_name, remove_old
 MIB = 1024 * 1024
 
 
-@pytest.fixture(params=["unnamed", "named", "named, no hard links"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the file system offers: files without a name (ext4), only names (NFS), not even links (vfat)."""
-    real_open = os.open
-
-    def open_named(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
-        if flags & os.O_TMPFILE == os.O_TMPFILE:
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        return real_open(path, flags, mode, dir_fd=dir_fd)
-
-    def no_link(*args: Any, **kwargs: Any) -> None:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-
-    if request.param != "unnamed":
-        monkeypatch.setattr(os, "open", open_named)
-    if "no hard links" in request.param:
-        monkeypatch.setattr(os, "link", no_link)
-    return str(request.param)
-
-
 @pytest.fixture
 def dirfd(tmp_path: Path) -> Iterator[int]:
     fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)

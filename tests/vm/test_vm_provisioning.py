@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Iterator
 
 import bundle_tools
+import machines
 import pytest
 from vm_tools import BOOT, cli, sh
 
@@ -33,19 +34,8 @@ UNIT_GONE = "while test -e /etc/systemd/system/vsrpc-update.service; do sleep 0.
 @pytest.fixture(scope="module")
 def machine() -> Iterator[VM]:
     """A VM with a network, for SSH."""
-    from scripts.vm import VM, HostIncompleteError
-
-    vm = VM(f"pytest-ssh-{os.getpid()}")
-    try:
-        vm.start(ssh=True, wait_daemon=True)
-    except HostIncompleteError as error:
-        if os.environ.get("VSRPC_REQUIRE_VM") == "1":
-            raise
-        pytest.skip(f"no VM on this host: {error}")
-    try:
+    with machines.running(f"pytest-ssh-{os.getpid()}", ssh=True) as vm:
         yield vm
-    finally:
-        vm.stop()
 
 
 @pytest.fixture(scope="module")
