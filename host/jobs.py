@@ -132,10 +132,6 @@ class RemoteJob:
             if not any(len(output.content) for output in outputs):
                 return _job_of(reply)
 
-    def skip_to(self, info: Info) -> None:
-        """Leave out what it wrote before."""
-        self._offsets = {name: info[f"{name}_size"] for name in self._offsets}
-
     def feed(self, source: Callable[[], bytes]) -> None:
         """Give it input, as `source` gives it, until that is empty or nobody reads. Raises RPCError."""
         while True:
