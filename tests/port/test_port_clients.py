@@ -17,7 +17,6 @@ from port_driver import (
     hears,
     receive,
     send_until_full,
-    until,
     until_taken,
 )
 
@@ -164,14 +163,7 @@ def test_an_answer_reaches_whoever_is_the_client_by_then(port: PortUnderTest) ->
     second = port.client()
     second.sendall(b"?")
     assert guest.expect(1) == b"?"
-
-    def written() -> bool:
-        try:
-            return guest.write(b"answer") == 6
-        except BlockingIOError:  # the news that the first has left came after the second one's bytes
-            return False
-
-    until(written, "the port takes output")
+    guest.write_to_next(b"answer")
     assert receive(second, 6) == b"answer"
 
 
@@ -189,8 +181,7 @@ def test_one_client_is_served_and_two_wait(port: PortUnderTest) -> None:
     assert [port.try_client() for _ in range(2)] == [True, False]
     first.close()
     assert guest.expect(6) == b"from 2"
-    guest.until(OUT)
-    guest.write(b"to 2")
+    guest.write_to_next(b"to 2")
     assert receive(second, 4) == b"to 2"
 
 
