@@ -84,6 +84,9 @@ class Soak:
             if error.not_run:
                 self._tokens[token] = "not run"
             return
+        if reply.signal == "SIGTERM":  # systemd ends the daemon's commands with it, and the reply says so
+            self.report.calls["SIGTERM"] += 1
+            return
         self.report.calls["OK"] += 1
         self._tokens[token] = "done"
         if reply.stdout.decode() != f"{token}\n":
