@@ -166,6 +166,10 @@ class LimitsConfig:
     """Commands that run at a time."""
     jobs: int = key(integer(1, 1024), 256)
     """Jobs that run at a time."""
+    job_memory: int | None = key(or_null(size(1 * MIB, 1 << 50)), None)
+    """Bytes of memory that the processes of a job may use together."""
+    job_processes: int | None = key(or_null(integer(1, 1 << 22)), None)
+    """Processes and threads of a job."""
     uploads: int = key(integer(1, 1024), 32)
     """Uploads open at a time."""
     upload_idle: float = key(seconds(10, 86400), 900.0)

@@ -18,6 +18,7 @@ from guest import config
 from guest.audit.log import Audit
 from guest.audit.sink import sink
 from guest.errors import ERRORS, error
+from guest.jobs.cgroup import Cgroups
 from guest.jobs.live import LiveJob, job_end
 from guest.jobs.store import JobStore
 from guest.policies import policies
@@ -33,7 +34,8 @@ SOCKET = "/run/vsrpc-guest/jobs.sock"
 UNIT = "vsrpc-jobs.service"
 
 IDLE_SECONDS = 600.0
-"""How long it stays when there are no jobs, not even ended ones. Starting it costs a second of a slow guest."""
+"""How long it stays when there are no jobs, not even ended ones, nor processes that these left behind. Starting it
+costs a second of a slow guest."""
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ class Keeper:
         if settings.audit.enabled:  # to the journal: a file has one writer
             journal = sink(dataclasses.replace(settings.audit, file=None))
             self._audit = Audit(journal, secrets.token_hex(16), lambda path: None)
-        self._store = JobStore(settings.limits.jobs, on_end=self._job_ended)
+        self._store = JobStore(settings.limits.jobs, on_end=self._job_ended, cgroups=Cgroups.delegated())
         policy = policies(settings, config_file).commands
         self._service = JobService(policy, self._store, settings.server.max_request_size, settings.limits)
         dispatcher = Dispatcher(
@@ -86,9 +88,11 @@ class Keeper:
         if context.path == JOB_START.path and _version(self._file) != self._version:
             version = _version(self._file)
             try:
-                self._service.policy = policies(config.load(self._file), self._file).commands
+                settings = config.load(self._file)
+                self._service.policy = policies(settings, self._file).commands
             except config.ConfigError as failure:
                 raise error("SERVICE_UNAVAILABLE", f"No job is started until this is mended: {failure}") from None
+            self._service.limits = settings.limits
             self._version = version
         return proceed(request, context)
 
@@ -100,7 +104,7 @@ class Keeper:
         idle = 0.0
         step = self._idle_seconds / 10
         while not self._over.wait(step):
-            idle = 0.0 if self._store.all() else idle + step
+            idle = 0.0 if self._store.all() or self._store.leftovers() else idle + step  # systemd would end leftovers
             if idle >= self._idle_seconds:
                 _log.info("no jobs for %.0f s: leaving until there is one", idle)
                 self._server.stop()

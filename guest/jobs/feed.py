@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import Callable
 
 MAX_AHEAD = 1024 * 1024
 """Bytes that may wait for the job to read them."""
@@ -14,9 +15,13 @@ _END_OF_FILE = b"\x04"  # what ends the input of a terminal in its usual mode: V
 class InputFeed:
     """A pipe into the job, or the leader of its terminal; a `job.Input`. `changed` is notified, and guards it all."""
 
-    def __init__(self, changed: threading.Condition, terminal: int = -1) -> None:
-        """`terminal`: the leader's descriptor, which is then this object's; the follower is `reader`, set by others."""
+    def __init__(
+        self, changed: threading.Condition, terminal: int = -1, on_typed: Callable[[bytes], None] = lambda typed: None
+    ) -> None:
+        """`terminal`: the leader's descriptor, which is then this object's; the follower is `reader`, set by others.
+        `on_typed` is told what was written, with the lock held."""
         self._changed = changed
+        self._on_typed = on_typed
         self._pending = bytearray()
         self._terminal = terminal >= 0
         self._eof = False
@@ -72,6 +77,7 @@ class InputFeed:
                 except OSError:  # EPIPE: the reader is gone. EIO: the terminal's is
                     self._shut()
                     return
+                self._on_typed(bytes(self._pending[:count]))
                 del self._pending[:count]
                 self._changed.notify_all()
             if self._ends():

@@ -142,9 +142,11 @@ class Job:
         stdin: Input,
         user: User | None = None,
         on_start: Callable[[], None] = lambda: None,
+        adopt: Callable[[int], None] = lambda pid: None,
     ) -> None:
-        """`on_start` is called once, before the first process."""
+        """`on_start` is called once, before the first process; `adopt` for each, as soon as it is there."""
         self._on_start: Callable[[], None] | None = on_start
+        self._adopt = adopt
         self._directory = directory
         self._deadline = deadline
         self._user = user
@@ -173,7 +175,7 @@ class Job:
     def signal(self, number: int) -> None:
         """Send a signal to all processes of what runs now; from any thread.
 
-        As with a shell, one that ends what runs, or comes between two pipelines, ends the job.
+        As with a shell, nothing more is run after one that ends programs unless they handle it.
         """
         with self._lock:
             if self._tree is not None and self._tree.send(number):
@@ -192,7 +194,7 @@ class Job:
         Raises JobTimeout and JobCancelled. A stage that cannot be executed says so on standard error, as in a shell,
         and the others run. `strict`: it is the only command of the job, and CannotExecute is raised instead.
         """
-        tree = ProcessTree(self._wake)
+        tree = ProcessTree(self._wake, self._adopt)
         try:
             self.check()
             if self._on_start is not None:
@@ -217,8 +219,10 @@ class Job:
             for stage in stages:
                 stage.close()
         status = last if isinstance(last, Status) else _status(last.returncode)
-        if self._sent in _FATAL and status.code == _DIED + self._sent:
-            raise JobSignalled(status)
+        if self._sent in _FATAL:
+            if status.code == _DIED + self._sent:
+                raise JobSignalled(status)
+            self._pending = self._sent  # what runs outlived it, or was just ending: a shell would have died of it
         return status
 
     def finish(self) -> None:

@@ -7,18 +7,20 @@ is run, and whether it may, is the business of whoever makes one.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from dataclasses import dataclass
 from typing import Any, Callable
 
 from guest.errors import error
+from guest.jobs.cgroup import NO_LIMITS, Cgroup, ResourceLimits
 from guest.jobs.feed import InputFeed
 from guest.jobs.job import CannotExecute, Input, Job, JobCancelled, JobSignalled, JobTimeout, NoInput
 from guest.jobs.log import OutputLog
 from guest.jobs.process_tree import User
 from guest.jobs.stage import Status
-from guest.jobs.terminal import open_terminal, set_size
+from guest.jobs.terminal import is_controlling, key_signals, open_terminal, set_size
 from guest.os_errors import printable
 from guest.policy.commands_syntax import CommandSyntaxError
 from vsrpc.deadline import Deadline
@@ -53,13 +55,22 @@ class Spec:
     terminal: tuple[int, int] | None = None
     """Rows and columns."""
     hold_output: bool = False
+    limits: ResourceLimits = NO_LIMITS
 
 
 class LiveJob:
     """One job. Everything but `start` may be called from any thread."""
 
-    def __init__(self, job_id: str, spec: Spec, on_end: Callable[[LiveJob], None] = lambda job: None) -> None:
+    def __init__(
+        self,
+        job_id: str,
+        spec: Spec,
+        on_end: Callable[[LiveJob], None] = lambda job: None,
+        cgroup: Cgroup | None = None,
+    ) -> None:
+        """`cgroup`: where its processes belong."""
         self.id = job_id
+        self.cgroup = cgroup
         self._on_end = on_end
         self.spec = spec
         self.changed = threading.Condition()
@@ -73,6 +84,8 @@ class LiveJob:
         self.failure: RpcError | None = None
         """Why it ended without having run all of it."""
         self.timed_out = False
+        self.out_of_memory = False
+        """Whether it was killed because it had used up the memory that it may have."""
         self.stdout = OutputLog(spec.log_size, self.changed, hold=spec.hold_output)
         self.stderr = OutputLog(spec.log_size, self.changed, hold=spec.hold_output)
         self.feed: InputFeed | None = None
@@ -117,8 +130,12 @@ class LiveJob:
 
     def signal(self, number: int) -> bool:
         """Send a signal to all of its processes; False where it has ended."""
+        if self.over:
+            return False
         self._job.signal(number)
-        return not self.over
+        if number == signal.SIGKILL:
+            self._kill_rest()
+        return True
 
     def resize(self, rows: int, columns: int) -> bool:
         """Change the size of its terminal; False where it has none."""
@@ -126,6 +143,8 @@ class LiveJob:
             if self._leader < 0:
                 return False
             set_size(self._leader, rows, columns)
+            if not is_controlling(self._leader):
+                self._job.signal(signal.SIGWINCH)
             return True
 
     def kill(self) -> None:
@@ -179,26 +198,35 @@ class LiveJob:
             self.stderr,
             stdin,
             spec.run_as,
+            adopt=self.cgroup.adopt if self.cgroup is not None else lambda pid: None,
         )
 
     def _use_terminal(self, rows: int, columns: int) -> InputFeed:
         leader, follower = open_terminal(rows, columns)
         self._leader = os.dup(leader)
-        self.feed = InputFeed(self.changed, os.dup(leader))
+        self.feed = InputFeed(self.changed, os.dup(leader), self._typed)
         self.feed.reader = follower
         self.stdout.use_terminal(leader, os.dup(follower))
         self.stderr.writer = os.dup(follower)
         return self.feed
+
+    def _typed(self, typed: bytes) -> None:
+        """Do what the kernel does where a session has the terminal: the commands of a pipeline have one each."""
+        if not is_controlling(self._leader):
+            for number in key_signals(self._leader, typed):
+                self._job.signal(number)
 
     def _run(self) -> None:
         status, failure = Status(FAILED), None
         try:
             status = self.spec.run(self._job)
         except JobTimeout:
+            self._kill_rest()
             self.timed_out, status = True, Status(TIMED_OUT)
         except JobSignalled as end:
             status = end.status
         except JobCancelled:
+            self._kill_rest()
             status = Status(KILLED, "SIGKILL")
         except CannotExecute as wrong:
             program = printable(wrong.program)
@@ -214,6 +242,11 @@ class LiveJob:
             self.spec.close()
             self._drain()
             self._end(status, failure)
+
+    def _kill_rest(self) -> None:
+        """Kill also what has left the sessions of the processes that we started."""
+        if self.cgroup is not None:
+            self.cgroup.kill()
 
     def _drain(self) -> None:
         """Take what is still in the pipes, also where that has to wait for a reader; a process that the command left
@@ -235,6 +268,7 @@ class LiveJob:
         self.stdout.close_reader()
         self.stderr.close_reader()
         self._job.close()
+        self.out_of_memory = self.cgroup is not None and self.cgroup.out_of_memory
         with self.changed:
             if self._leader >= 0:
                 os.close(self._leader)

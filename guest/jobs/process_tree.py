@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from guest.jobs.expendable import make_expendable
 from vsrpc.deadline import Deadline
@@ -76,8 +76,10 @@ class ProcessTree:
     in any case.
     """
 
-    def __init__(self, wake: Wake) -> None:
+    def __init__(self, wake: Wake, adopt: Callable[[int], None] = lambda pid: None) -> None:
+        """`adopt` is told of each process as soon as it is there."""
         self._wake = wake
+        self._adopt = adopt
         self._processes: list[subprocess.Popen[bytes]] = []
         self._lock = threading.Lock()
         self._pidfds: dict[int, int] = {}  # of those that have not ended, by process
@@ -114,6 +116,7 @@ class ProcessTree:
             close_fds=False,  # there are none to close: Python opens all with O_CLOEXEC
             **_as_user(user),
         )
+        self._adopt(process.pid)
         make_expendable(process.pid)
         self._processes.append(process)
         return process

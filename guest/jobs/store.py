@@ -8,6 +8,7 @@ import time
 from typing import Callable
 
 from guest.errors import error
+from guest.jobs.cgroup import NO_LIMITS, Cgroups, no_limits
 from guest.jobs.live import LiveJob, Spec
 from vsrpc.errors import RpcError, busy
 
@@ -34,8 +35,10 @@ class JobStore:
         max_jobs: int = MAX_JOBS,
         clock: Callable[[], float] = time.monotonic,
         on_end: Callable[[LiveJob], None] = lambda job: None,
+        cgroups: Cgroups | None = None,
     ) -> None:
-        """`on_end` is told of each job that has ended, in its thread."""
+        """`on_end` is told of each job that has ended, in its thread. `cgroups`: where their processes belong."""
+        self._cgroups = cgroups
         self._max_jobs = max_jobs
         self._on_end = on_end
         self._clock = clock
@@ -53,7 +56,7 @@ class JobStore:
                 running = sum(not job.over for job in self._jobs.values())
                 if running >= self._max_jobs:
                     raise busy(f"{running} jobs run already", "limits.jobs", self._max_jobs)
-                job = LiveJob(secrets.token_hex(4), spec, self._on_end)
+                job = self._make(secrets.token_hex(4), spec)
                 self._jobs[job.id] = job
         except BaseException:
             spec.close()
@@ -104,6 +107,28 @@ class JobStore:
             for job in jobs:
                 if job.over:
                     self._drop(job.id)
+
+    def leftovers(self) -> bool:
+        """Whether processes that jobs have left behind still run."""
+        return self._cgroups is not None and self._cgroups.sweep()
+
+    def _make(self, job_id: str, spec: Spec) -> LiveJob:
+        if self._cgroups is None:
+            if spec.limits != NO_LIMITS:
+                raise no_limits("jobs have control groups where systemd runs vsrpc-jobs.service, on cgroups version 2")
+            return LiveJob(job_id, spec, self._on_end)
+        group = self._cgroups.make(job_id, spec.limits)
+        try:
+            return LiveJob(job_id, spec, self._ended, group)
+        except BaseException:
+            group.remove()
+            raise
+
+    def _ended(self, job: LiveJob) -> None:
+        assert self._cgroups is not None
+        assert job.cgroup is not None
+        self._cgroups.give_back(job.cgroup)
+        self._on_end(job)
 
     def _forget_old(self) -> None:
         """Forget ended jobs: those of long ago, and the oldest of too many, or of too much output."""

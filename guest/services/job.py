@@ -8,6 +8,7 @@ from typing import Callable
 
 from guest.config import LimitsConfig
 from guest.errors import error
+from guest.jobs.cgroup import ResourceLimits
 from guest.jobs.live import LiveJob, Spec
 from guest.jobs.store import JobStore
 from guest.jobs.terminal import DEFAULT_COLUMNS, DEFAULT_ROWS, MAX_SIZE
@@ -23,6 +24,11 @@ LOG_SIZE = 1024 * 1024
 """Bytes kept of each output where the request does not say."""
 
 LOG_SIZES = range(64 * 1024, 256 * 1024 * 1024 + 1)
+
+MEMORY_LIMITS = range(1024 * 1024, (1 << 50) + 1)
+"""Bytes."""
+
+PROCESS_LIMITS = range(1, (1 << 22) + 1)
 
 MAX_TIMEOUT = 7 * 86400.0
 """Seconds: a week. What runs longer is a service."""
@@ -45,7 +51,7 @@ class JobService(JobServicer):
 
     def __init__(self, policy: CommandPolicy, store: JobStore, max_reply: int, limits: LimitsConfig) -> None:
         self.policy = policy
-        self._limits = limits
+        self.limits = limits
         self._store = store
         self._max_content = max_reply // 2
 
@@ -56,7 +62,7 @@ class JobService(JobServicer):
     def Start(self, request: pb.JobStartRequest, context: ServicerContext) -> pb.JobStartResponse:
         """Start a command."""
         context.notes["rule"] = self.policy.rule
-        spec = judge(self.policy, request, self._limits)
+        spec = judge(self.policy, request, self.limits)
         context.begins()
         job = self._store.start(spec)
         context.notes["job_id"] = job.id
@@ -142,6 +148,10 @@ def judge(policy: CommandPolicy, request: pb.JobStartRequest, limits: LimitsConf
     if term and not _TERM.match(term):
         raise error("INVALID_PARAMS", f"terminal.type {term[:64]!r} is not a terminal's name", field="terminal")
     _check_wait(request.wait)
+    asked = ResourceLimits(
+        _limit("memory_limit", request.memory_limit, MEMORY_LIMITS),
+        _limit("process_limit", request.process_limit, PROCESS_LIMITS),
+    )
     until = Deadline(_JUDGING_TIME)
 
     def go_on() -> None:
@@ -162,6 +172,7 @@ def judge(policy: CommandPolicy, request: pb.JobStartRequest, limits: LimitsConf
         stdin=request.stdin,
         terminal=size if has_terminal else None,
         hold_output=request.hold_output,
+        limits=asked.within(ResourceLimits(limits.job_memory, limits.job_processes)),
     )
 
 
@@ -176,6 +187,7 @@ def _info(job: LiveJob) -> pb.JobInfo:
             exit_code=0 if status is None else status.code,
             signal="" if status is None else status.signal,
             timed_out=job.timed_out,
+            out_of_memory=job.out_of_memory,
             failure=job.failure.details() if job.failure else "",
             started_ms=int(job.started * 1000),
             ended_ms=int(job.ended * 1000),
@@ -225,6 +237,13 @@ def _log_size(size: int) -> int:
         message = f"log_size: {size} is not between {LOG_SIZES.start} and {LOG_SIZES.stop - 1} bytes"
         raise error("INVALID_PARAMS", message, field="log_size")
     return size or LOG_SIZE
+
+
+def _limit(field: str, limit: int, allowed: range) -> int | None:
+    if limit and limit not in allowed:
+        message = f"{field}: {limit} is not between {allowed.start} and {allowed.stop - 1}; 0 is no limit"
+        raise error("INVALID_PARAMS", message, field=field)
+    return limit or None
 
 
 def _size(rows: int, columns: int) -> tuple[int, int]:

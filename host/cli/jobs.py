@@ -94,6 +94,10 @@ def _common(args: argparse.Namespace) -> dict[str, Any]:
         fields["user"] = args.user
     if args.env:
         fields["env"] = dict(_variable(text) for text in args.env)
+    if args.memory:
+        fields["memory_limit"] = args.memory
+    if args.processes:
+        fields["process_limit"] = args.processes
     return fields
 
 
@@ -147,6 +151,8 @@ def _follow(job: RemoteJob, info: Info, timeout: float | None, feed: bool) -> in
     if info["timed_out"]:
         seconds = f" after {timeout:g} s" if timeout else ""
         complain("error", f"the command timed out{seconds}, and was killed; give it more (--timeout, 0 for no limit)")
+    elif info.get("out_of_memory"):  # no guest of before 0.2 says so
+        complain("error", "the command used all the memory that it may have, and was killed; give it more (--memory)")
     elif info["signal"]:
         complain("warning", f"the command was killed by {info['signal']}")
     code = int(info["exit_code"]) & 0xFF

@@ -231,6 +231,13 @@ def _add_process(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-e", "--env", action="append", metavar="NAME=VALUE", help="set a variable; NAME alone takes the one from here"
     )
+    parser.add_argument(
+        "--memory",
+        type=_bytes,
+        metavar="SIZE",
+        help="most memory for all its processes together, as in 512M; none is swapped",
+    )
+    parser.add_argument("--processes", type=_count, metavar="N", help="most processes and threads")
 
 
 def _seconds_or_none(text: str) -> float:
@@ -245,6 +252,21 @@ def _seconds(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return value
+
+
+def _bytes(text: str) -> int:
+    from vsrpc.yamlconfig import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
 
 
 def _chunk_size(text: str) -> int:

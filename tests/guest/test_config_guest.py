@@ -57,6 +57,8 @@ limits:
   requests_per_second: 100
   commands: 4
   jobs: 6
+  job_memory: 1GB
+  job_processes: 100
   uploads: 5
   upload_idle: 60
   upload_space: 1GB
@@ -86,7 +88,7 @@ logging: {level: debug, file: /var/log/x.log, max_size: 1M, backup_count: 0}
             allow_update=True,
             services=services,
         ),
-        config.LimitsConfig(100.0, 4, 6, 5, 60.0, 1 << 30, 1 << 20, 16 << 20, 2048, 0),
+        config.LimitsConfig(100.0, 4, 6, 1 << 30, 100, 5, 60.0, 1 << 30, 1 << 20, 16 << 20, 2048, 0),
         config.AuditConfig(False, "/var/log/a", 1 << 20, 0),
         config.LoggingConfig("DEBUG", "/var/log/x.log", 1 << 20, 0),
     )

@@ -225,6 +225,26 @@ def test_terminal(guest: Guest) -> None:
     assert (ended.exit_code, ended.terminal) == (130, True)
 
 
+@pytest.mark.parametrize(("key", "code"), [(b"\x03", 130), (b"\x1c", 131)])
+def test_keys_reach_a_pipeline_on_a_terminal(strict: Guest, key: bytes, code: int) -> None:
+    """The allowed line `a | b` has no shell, whose session would have the terminal."""
+    info = strict.start("echo ready; tail -f /dev/null | cat; echo not reached", terminal=pb.Terminal(), stdin=True)
+    strict.until_written(info.job_id, len("ready\r\n"))
+    strict.stub.Write(pb.JobWriteRequest(job_id=info.job_id, content=key))
+    out, _, ended = strict.output(info.job_id)
+    assert (ended.exit_code, b"not reached" in out) == (code, False)
+
+
+def test_a_pipeline_on_a_terminal_reads_keys_in_raw_mode(tmp_path: Path) -> None:
+    guest = Guest(tmp_path, ("stty", "cat", "head", "echo"))
+    info = guest.start("stty raw -echo; echo ready; head -c 3 | cat", terminal=pb.Terminal(), stdin=True)
+    guest.until_written(info.job_id, len("ready\n"))
+    guest.stub.Write(pb.JobWriteRequest(job_id=info.job_id, content=b"a\x03b"))
+    out, _, ended = guest.output(info.job_id)
+    guest.close()
+    assert (out[-3:], ended.exit_code) == (b"a\x03b", 0)
+
+
 @pytest.mark.parametrize(
     ("signal", "command", "code", "name"),
     [
@@ -308,6 +328,9 @@ def test_forgetting(guest: Guest) -> None:
         ("Start", {"command": "true", "timeout": 0.0}, 2001, "timeout: 0 is not more than 0"),
         ("Start", {"command": "true", "log_size": 1}, 2001, "log_size: 1 is not between 65536"),
         ("Start", {"command": "true", "terminal": {"rows": -1}}, 2001, "rows: -1"),
+        ("Start", {"command": "true", "memory_limit": 4096}, 2001, "memory_limit: 4096 is not between 1048576"),
+        ("Start", {"command": "true", "process_limit": -1}, 2001, "process_limit: -1 is not between 1"),
+        ("Start", {"command": "true", "process_limit": 9}, 5006, "Start it without memory_limit and process_limit"),
         ("Start", {"command": "true", "terminal": {"type": "../x"}}, 2001, "'../x' is not a terminal's name"),
         ("Start", {"command": "true", "wait": float("nan")}, 2001, "wait: nan"),
         ("Read", {"job_id": "none"}, 3011, "No such job: 'none'"),

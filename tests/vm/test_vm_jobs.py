@@ -9,8 +9,9 @@ import select
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Iterator
 
+import pytest
 from vm_tools import CONFIG, cli, sh, start
 
 if TYPE_CHECKING:
@@ -54,9 +55,7 @@ def test_jobs_whose_keeper_has_ended_are_told_of(vm: VM) -> None:
 
 
 def test_a_login_shell(configured: VM) -> None:
-    configured.ga.write_file(CONFIG, b"security: {login_shell: true}\n")
-    sh(configured, "systemctl restart vsrpc-guest")
-    configured.wait_daemon()
+    configure(configured, b"security: {login_shell: true}\n")
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "host", "-s", str(configured.socket), "shell"]
     with subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, start_new_session=True) as shell:
@@ -75,3 +74,90 @@ def test_a_login_shell(configured: VM) -> None:
     os.close(leader)
     assert b"/dev/pts/" in seen
     assert b"bash /-42" in seen
+
+
+LEAVE = "import os, time\nif not os.fork():\n    os.setsid()\n    time.sleep(1000)\n"
+"""A child that leaves its session, as daemons do."""
+
+
+def started(vm: VM, job: str) -> dict[str, object]:
+    """What is known of a job, once it has a process."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        info: dict[str, object] = next(
+            each for each in json.loads(cli(vm, "-r", "jobs").stdout)["data"]["jobs"] if each["job_id"] == job
+        )
+        if info["pid"]:
+            return info
+    raise AssertionError(f"job {job} has no process")
+
+
+def group(job: str) -> str:
+    return f"/sys/fs/cgroup/system.slice/vsrpc-jobs.service/job-{job}"
+
+
+def until_gone(vm: VM, path: str) -> None:
+    sh(vm, f"timeout 60 sh -c 'while test -e {path}; do sleep 0.1; done'")
+
+
+@pytest.fixture(scope="module")
+def leaver(vm: VM) -> Iterator[VM]:
+    """A VM whose daemon runs any command, and that has two to run."""
+    before = vm.ga.read_file(CONFIG)
+    configure(vm, b"security: {allowed_commands: null}\n")
+    vm.ga.write_file("/root/leave.py", LEAVE.encode() + b"time.sleep(1000)\n")
+    vm.ga.write_file("/root/leave-and-end.py", LEAVE.encode())
+    yield vm
+    configure(vm, before)
+
+
+def configure(vm: VM, settings: bytes) -> None:
+    vm.ga.write_file(CONFIG, settings)
+    sh(vm, "systemctl restart vsrpc-guest")
+    vm.wait_daemon()
+
+
+def test_a_job_has_a_control_group_while_it_runs(leaver: VM) -> None:
+    job = cli(leaver, "exec", "--detach", "sleep 600 | cat").stdout.strip()
+    pid = started(leaver, job)["pid"]
+    assert sh(leaver, f"cat /proc/{pid}/cgroup").endswith(f"vsrpc-jobs.service/job-{job}\n")
+    assert cli(leaver, "kill", job).returncode == 0
+    until_gone(leaver, group(job))
+
+
+def test_a_timeout_kills_what_has_left_the_session(leaver: VM) -> None:
+    done = cli(leaver, "exec", "--timeout", "8", "python3 /root/leave.py")
+    assert (done.returncode, "timed out after 8 s" in done.stderr) == (124, True), done.stderr
+    assert sh(leaver, "pgrep -f [l]eave.py || echo none") == "none\n"
+
+
+def test_a_kill_reaches_what_has_left_the_session(leaver: VM) -> None:
+    job = cli(leaver, "exec", "--detach", "exec python3 /root/leave.py").stdout.strip()
+    sh(leaver, f"timeout 60 sh -c 'until test $(wc -l < {group(job)}/cgroup.procs) = 2; do sleep 0.1; done'")
+    assert cli(leaver, "kill", job, "--signal", "KILL").returncode == 0
+    until_gone(leaver, group(job))
+    assert sh(leaver, "pgrep -f [l]eave.py || echo none") == "none\n"
+
+
+def test_what_a_job_leaves_behind_goes_on_after_its_end(leaver: VM) -> None:
+    done = cli(leaver, "exec", "python3 /root/leave-and-end.py; echo over")
+    assert (done.returncode, done.stdout) == (0, "over\n"), done.stderr
+    assert sh(leaver, "pgrep -fc [l]eave-and-end.py") == "1\n"
+    sh(leaver, "pkill -f [l]eave-and-end.py")
+
+
+def test_limits(leaver: VM) -> None:
+    hungry = "python3 -c 'x = bytearray(1 << 28); x[::4096] = x[::4096]; print(len(x))'"
+    assert cli(leaver, "exec", "--memory", "512M", hungry).stdout == f"{1 << 28}\n"
+    done = cli(leaver, "exec", "--memory", "64M", hungry)
+    assert (done.returncode, "used all the memory that it may have" in done.stderr) == (137, True), done.stderr
+    done = cli(leaver, "exec", "--processes", "3", "(sleep 1 & sleep 1 & sleep 1 & sleep 1 & wait) 2>&1")
+    assert "fork" in done.stdout, done.stderr
+
+
+def test_the_guests_limits_hold_whatever_is_asked_for(configured: VM) -> None:
+    """Also with a keeper that is there from before."""
+    configure(configured, b"security: {allowed_commands: null}\nlimits: {job_memory: 64MB, job_processes: 20}\n")
+    show = "cd /sys/fs/cgroup/$(cut -d: -f3 /proc/self/cgroup); cat memory.max pids.max"
+    for options, expected in (((), "67108864\n20\n"), (("--memory", "1G", "--processes", "5"), "67108864\n5\n")):
+        assert cli(configured, "exec", *options, show).stdout == expected

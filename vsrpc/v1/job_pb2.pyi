@@ -67,6 +67,7 @@ class JobInfo(_message.Message):
     STDERR_START_FIELD_NUMBER: _builtins.int
     STDIN_SIZE_FIELD_NUMBER: _builtins.int
     OUTPUT_ENDED_FIELD_NUMBER: _builtins.int
+    OUT_OF_MEMORY_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Names the job."""
     command: _builtins.str
@@ -103,6 +104,8 @@ class JobInfo(_message.Message):
     """Bytes of input that were taken."""
     output_ended: _builtins.bool
     """Whether nothing more will be added to its outputs."""
+    out_of_memory: _builtins.bool
+    """Whether it was killed because it had used up its memory_limit."""
     def __init__(
         self,
         *,
@@ -124,10 +127,11 @@ class JobInfo(_message.Message):
         stderr_start: _builtins.int = ...,
         stdin_size: _builtins.int = ...,
         output_ended: _builtins.bool = ...,
+        out_of_memory: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "ended_ms", b"ended_ms", "exit_code", b"exit_code", "failure", b"failure", "job_id", b"job_id", "output_ended", b"output_ended", "pid", b"pid", "signal", b"signal", "started_ms", b"started_ms", "state", b"state", "stderr_size", b"stderr_size", "stderr_start", b"stderr_start", "stdin_size", b"stdin_size", "stdout_size", b"stdout_size", "stdout_start", b"stdout_start", "terminal", b"terminal", "timed_out", b"timed_out", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "ended_ms", b"ended_ms", "exit_code", b"exit_code", "failure", b"failure", "job_id", b"job_id", "out_of_memory", b"out_of_memory", "output_ended", b"output_ended", "pid", b"pid", "signal", b"signal", "started_ms", b"started_ms", "state", b"state", "stderr_size", b"stderr_size", "stderr_start", b"stderr_start", "stdin_size", b"stdin_size", "stdout_size", b"stdout_size", "stdout_start", b"stdout_start", "terminal", b"terminal", "timed_out", b"timed_out", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -201,6 +205,8 @@ class JobStartRequest(_message.Message):
     HOLD_OUTPUT_FIELD_NUMBER: _builtins.int
     LOG_SIZE_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
+    MEMORY_LIMIT_FIELD_NUMBER: _builtins.int
+    PROCESS_LIMIT_FIELD_NUMBER: _builtins.int
     command: _builtins.str
     """A command line: simple commands with quotes, globs, |, &&, ||, ; and simple redirections."""
     login_shell: _builtins.bool
@@ -221,6 +227,12 @@ class JobStartRequest(_message.Message):
     """Bytes kept of each output; the guest's default when 0."""
     wait: _builtins.float
     """Seconds to wait for first output or the end; with output the reply is that of a Job.Read as well."""
+    memory_limit: _builtins.int
+    """Bytes of memory that its processes may use together, at least 1 MiB; the guest's limit when 0, and never more than
+    that. Error NOT_SUPPORTED where the guest cannot keep it, as it can with systemd and cgroups version 2.
+    """
+    process_limit: _builtins.int
+    """How many processes and threads it may consist of; likewise."""
     @_builtins.property
     def argv(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Instead of `command`: a program and its arguments, taken as they are."""
@@ -248,10 +260,12 @@ class JobStartRequest(_message.Message):
         hold_output: _builtins.bool = ...,
         log_size: _builtins.int = ...,
         wait: _builtins.float = ...,
+        memory_limit: _builtins.int = ...,
+        process_limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout", b"_timeout", "terminal", b"terminal", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout", b"_timeout", "argv", b"argv", "command", b"command", "env", b"env", "hold_output", b"hold_output", "log_size", b"log_size", "login_shell", b"login_shell", "stdin", b"stdin", "terminal", b"terminal", "timeout", b"timeout", "user", b"user", "wait", b"wait", "working_dir", b"working_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout", b"_timeout", "argv", b"argv", "command", b"command", "env", b"env", "hold_output", b"hold_output", "log_size", b"log_size", "login_shell", b"login_shell", "memory_limit", b"memory_limit", "process_limit", b"process_limit", "stdin", b"stdin", "terminal", b"terminal", "timeout", b"timeout", "user", b"user", "wait", b"wait", "working_dir", b"working_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__timeout: _TypeAlias = _typing.Literal["timeout"]  # noqa: Y015
     _WhichOneofArgType__timeout: _TypeAlias = _typing.Literal["_timeout", b"_timeout"]  # noqa: Y015
