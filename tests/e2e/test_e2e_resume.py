@@ -13,7 +13,7 @@ from typing import Callable, Iterator
 import pytest
 from e2e_cli import Guest, Remote
 
-import vsrpc
+from host import waiting
 from host.client import VirtioRPCClient
 
 MIB = 1024 * 1024
@@ -178,10 +178,9 @@ def test_the_daemon_is_killed(
             killed.append(1)
             kill()
 
-    options = vsrpc.ChannelOptions(connect_timeout=60.0)
-    with vsrpc.connect(target, options=options) as channel:
-        channel.connect(60.0)
-    with VirtioRPCClient(target, connect_timeout=60.0) as client:
+    client = VirtioRPCClient(target, connect_timeout=60.0)
+    waiting.wait(client, 60)
+    with client:
         if direction == "up":
             data = client.copy(str(tmp_path / "f"), f"guest:{place}/f", chunk_size=CHUNK, progress=progress)["data"]
             assert guest.run(["md5sum", f"{place}/f"]).startswith(md5)
