@@ -59,6 +59,11 @@ class InputFeed:
                 self._pending += _END_OF_FILE
         return len(piece) == len(fresh)
 
+    @property
+    def behind(self) -> bool:
+        """Whether there is something that the pipe has not taken. With the lock held."""
+        return bool(self._pending)
+
     # -- for the job's thread
 
     def pending(self) -> int:

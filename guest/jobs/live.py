@@ -123,10 +123,14 @@ class LiveJob:
         if feed is None:
             raise ValueError("the job was started without input")
         with self.changed:
-            while not feed.take(offset, content, eof) and not deadline.expired:
-                self._job.wake()
+            while True:
+                all_taken = feed.take(offset, content, eof)
+                feed.feed()  # at once, where there is room: the job's thread would be a change of threads more
+                if feed.behind:
+                    self._job.wake()
+                if all_taken or deadline.expired:
+                    return
                 self.changed.wait(deadline.remaining())
-        self._job.wake()
 
     def signal(self, number: int) -> bool:
         """Send a signal to all of its processes; False where it has ended."""

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Callable, Sequence
 
-from scripts.bench import drift, during, environment, idle, inflight, latency, process, transfers, trees
+from scripts.bench import drift, during, environment, idle, inflight, jobs, latency, process, transfers, trees
 from scripts.bench.bench import LARGE, MB, Bench
 from scripts.bench.place import Place, local_place, vm_place
 from scripts.bench.report import Table, missed
@@ -26,6 +26,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Table]]] = {
     "idle": idle.run,
     "transfers": transfers.run,
     "trees": trees.run,
+    "jobs": jobs.run,
     # Last: many calls at a time leave the daemon with more memory than it needs, and that is not the transfers'.
     "during": during.run,
     "inflight": inflight.run,

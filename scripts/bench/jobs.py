@@ -1,0 +1,149 @@
+"""Section `jobs`: how soon a byte of output or a key's echo is here, and how fast output, input and `cp` stream."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Callable
+
+import vsrpc
+from host.client import VirtioRPCClient
+from host.jobs import HELD_SIZE, RemoteJob
+from scripts.bench.bench import MB, Bench, megabytes
+from scripts.bench.report import Row, Table
+from scripts.bench.rounds import Sample, column, interleave, timed
+from vsrpc.v1.job_pb2 import JobReadRequest, JobStartRequest, JobWriteRequest, Terminal
+from vsrpc.v1.job_vsrpc import JobStub
+from vsrpc.v1.system_vsrpc import SystemStub
+
+BYTES = 100  # a round
+BYTE_RATIO, KEY_RATIO = 2.0, 3.0  # to a ping's p50
+SHARE = 0.9  # of what upload and download move
+SIZE = 100 * MB
+PIECE = MB  # of input
+PING, BYTE, KEY = "ping", "a byte, through `cat`", "a key, echoed by a terminal"
+UPLOAD, DOWNLOAD, COPY, STREAM = "upload", "download", "cp", "exec"
+
+Moves = list[tuple[str, Callable[[], object]]]
+
+
+def run(bench: Bench) -> list[Table]:
+    """Two tables: delays, and MB/s."""
+    return [_delays(bench), _streams(bench)]
+
+
+def _delays(bench: Bench) -> Table:
+    turns = [
+        (PING, partial(_ping, bench)),
+        (BYTE, partial(_through_cat, bench, None)),
+        (KEY, partial(_through_cat, bench, Terminal(rows=24, columns=80))),
+    ]
+    found = interleave("bytes of jobs", turns, bench.rounds, warm_up=True)
+    table = Table("delays of jobs", [], ["from sending the byte to having it back, while a Job.Read waits for it"])
+    for which in ("p50", "p99"):
+        rows = {name: Row(which, name, "ms", column(found[name], which)) for name, _ in turns}
+        for name, ratio in ((BYTE, BYTE_RATIO), (KEY, KEY_RATIO)):
+            rows[name].compare(rows[PING], bench.goal("<=", ratio) if which == "p50" else None)
+        table.rows += rows.values()
+    return table
+
+
+def _ping(bench: Bench) -> Sample:
+    with vsrpc.connect(bench.place.target) as channel:
+        stub = SystemStub(channel)
+        stub.Ping()
+        return timed(stub.Ping, BYTES)
+
+
+def _through_cat(bench: Bench, terminal: Terminal | None) -> Sample:
+    with vsrpc.connect(bench.place.target) as channel:
+        stub = JobStub(channel)
+        job = stub.Start(JobStartRequest(argv=["cat"], stdin=True, terminal=terminal, timeout=600)).job.job_id
+        sent = 0
+
+        def action() -> None:
+            nonlocal sent
+            reading = stub.Read.future(JobReadRequest(job_id=job, stdout_offset=sent, wait=30))
+            writing = stub.Write.future(JobWriteRequest(job_id=job, offset=sent, content=b"x"))
+            if reading.result().stdout != b"x":
+                raise RuntimeError("`cat` gave something else back")
+            writing.result()
+            sent += 1
+
+        action()
+        sample = timed(action, BYTES)
+        stub.Write(JobWriteRequest(job_id=job, offset=sent, eof=True))
+        return sample
+
+
+def _streams(bench: Bench) -> Table:
+    size = SIZE if SIZE in bench.sizes else bench.sizes[-1]
+    local = bench.source(size)
+    rows: list[Row] = []
+    with VirtioRPCClient(bench.place.target) as client:
+        client.chunked_upload_file(str(local), bench.path("source"))
+        for reference, turns in ((UPLOAD, _up(bench, client, local, size)), (DOWNLOAD, _down(bench, client, size))):
+            contenders = [(name, partial(_rate, bench, size, move)) for name, move in turns]
+            found = interleave(f"streams, {reference}", contenders, bench.rounds, warm_up=True)
+            work = f"{reference} {megabytes(size)}"
+            some = {name: Row(work, name, "MB/s", column(of, "rate")) for name, of in found.items()}
+            for name in (COPY, STREAM):
+                some[name].compare(some[reference], bench.goal(">=", SHARE))
+            rows += some.values()
+    bench.place.settle(bench.path("source"), bench.path("target"))
+    local.unlink()
+    notes = [
+        "exec: `cat > FILE` with the file as its input, and `cat FILE` with its output into a file; nothing digested"
+    ]
+    return Table("streams", rows, notes)
+
+
+def _up(bench: Bench, client: VirtioRPCClient, local: Path, size: int) -> Moves:
+    target = bench.path("target")
+
+    def stream() -> None:
+        job, _ = RemoteJob.start(client.calls, {"command": f"cat > {target}", "stdin": True, "timeout": 600})
+        with local.open("rb") as source:
+            job.feed(lambda: source.read(PIECE))
+        if job.follow(lambda output: None)["exit_code"]:
+            raise RuntimeError("`cat` failed in the guest")
+        job.forget()
+        _check(bench.place.size(target), size)
+
+    return [
+        (UPLOAD, lambda: client.chunked_upload_file(str(local), target)),
+        (COPY, lambda: client.copy(str(local), f"guest:{target}", resume=False)),
+        (STREAM, stream),
+    ]
+
+
+def _down(bench: Bench, client: VirtioRPCClient, size: int) -> Moves:
+    source, target = bench.path("source"), bench.work / "target"
+
+    def stream() -> None:
+        fields = {"command": f"cat {source}", "hold_output": True, "log_size": HELD_SIZE, "timeout": 600}
+        job, _ = RemoteJob.start(client.calls, fields)
+        with target.open("wb", buffering=0) as stream:
+            job.follow(lambda output: stream.write(output.content))
+        job.forget()
+        _check(target.stat().st_size, size)
+
+    return [
+        (DOWNLOAD, lambda: client.chunked_download_file(source, str(target))),
+        (COPY, lambda: client.copy(f"guest:{source}", str(target), resume=False)),
+        (STREAM, stream),
+    ]
+
+
+def _check(moved: int, size: int) -> None:
+    if moved != size:
+        raise RuntimeError(f"{moved} bytes came, and {size} were sent")
+
+
+def _rate(bench: Bench, size: int, move: Callable[[], object]) -> Sample:
+    (bench.work / "target").unlink(missing_ok=True)
+    bench.place.settle(bench.path("target"))
+    started = time.perf_counter()
+    move()
+    return {"rate": size / MB / (time.perf_counter() - started)}
