@@ -13,6 +13,7 @@ from typing import Callable, Protocol, Sequence
 
 from guest import config, logging_setup, subcommands
 from guest.daemon import Daemon
+from guest.jobs.heritage import allow_many_files
 from guest.machine.freeze import thaw_leftovers
 from vsrpc._version import __version__
 from vsrpc.transports import Listener, listener
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vsrpc-guest: {path}: {failure}; name another file there", file=sys.stderr)
         return EXIT_CONFIG
     _share_memory()
+    allow_many_files()
     address = options.listen or options.device or settings.device.path
     if options.keep_jobs:
         from guest.keeper import SOCKET, Keeper

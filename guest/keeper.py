@@ -50,7 +50,8 @@ class Keeper:
         if settings.audit.enabled:  # to the journal: a file has one writer
             journal = sink(dataclasses.replace(settings.audit, file=None))
             self._audit = Audit(journal, secrets.token_hex(16), lambda path: None)
-        self._store = JobStore(settings.limits.jobs, on_end=self._job_ended, cgroups=Cgroups.delegated())
+        cgroups, why = _cgroups()
+        self._store = JobStore(settings.limits.jobs, on_end=self._job_ended, cgroups=cgroups, no_cgroups=why)
         policy = policies(settings, config_file).commands
         self._service = JobService(policy, self._store, settings.server.max_request_size, settings.limits)
         dispatcher = Dispatcher(
@@ -68,7 +69,7 @@ class Keeper:
         """Serve the daemon. Raises OSError."""
         watcher = threading.Thread(target=self._watch, name="vsrpc-idle", daemon=True)
         watcher.start()
-        _tell_ready()
+        _tell_systemd(b"READY=1")
         self._server.serve(listener)
         self._over.set()
         watcher.join()
@@ -93,6 +94,7 @@ class Keeper:
             except config.ConfigError as failure:
                 raise error("SERVICE_UNAVAILABLE", f"No job is started until this is mended: {failure}") from None
             self._service.limits = settings.limits
+            self._store.max_jobs = settings.limits.jobs
             self._version = version
         return proceed(request, context)
 
@@ -104,9 +106,10 @@ class Keeper:
         idle = 0.0
         step = self._idle_seconds / 10
         while not self._over.wait(step):
-            idle = 0.0 if self._store.all() or self._store.leftovers() else idle + step  # systemd would end leftovers
-            if idle >= self._idle_seconds:
+            idle = idle + step if self._store.idle() else 0.0  # systemd would end what is left behind
+            if idle >= self._idle_seconds and self._store.idle(retire=True):
                 _log.info("no jobs for %.0f s: leaving until there is one", idle)
+                _tell_systemd(b"STOPPING=1")  # who starts us now waits until we have left
                 self._server.stop()
                 return
 
@@ -120,10 +123,19 @@ def _version(path: str) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _tell_ready() -> None:
+def _cgroups() -> tuple[Cgroups | None, str]:
+    """The jobs' control groups, or why there are none."""
+    try:
+        return Cgroups.delegated(), ""
+    except OSError as failure:
+        _log.info("jobs have no control groups of their own: %s", failure)
+        return None, str(failure)
+
+
+def _tell_systemd(news: bytes) -> None:
     """sd_notify(3)."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to_systemd:
-        to_systemd.sendto(b"READY=1", address.replace("@", "\0", 1) if address.startswith("@") else address)
+        to_systemd.sendto(news, address.replace("@", "\0", 1) if address.startswith("@") else address)

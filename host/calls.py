@@ -77,7 +77,12 @@ def _check_text(value: object) -> None:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise UsageError(f"{value!r} is not valid UTF-8: rename it, or set the locale to its encoding") from None
+            raw = value.encode("utf-8", "surrogateescape")
+            shown = raw.decode("utf-8", "backslashreplace")
+            message = (
+                f"'{shown}' is not valid UTF-8, which all but names of files must be: write it so, in a UTF-8 locale"
+            )
+            raise UsageError(message) from None
     elif isinstance(value, dict):
         for key, each in value.items():
             _check_text(key)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Sequence, TypeVar
 
@@ -49,7 +50,7 @@ class ChannelOptions:
     or "json"; `compression` is "" or "gzip", for requests and for the replies that they ask for. `lock_dir` is where
     the clients of a port take turns (None: vsrpc.port_lock's default); `on_wait` is told who holds the port, once a
     connection has waited for that for a second (None: the log is told). `key` signs requests where the server wants
-    that.
+    that. After `idle_timeout` without a call the connection is closed, until the next call (None: it is kept).
     """
 
     connect_timeout: float = 5.0
@@ -65,6 +66,7 @@ class ChannelOptions:
     lock_dir: str | None = None
     on_wait: Callable[[str], None] | None = None
     key: Key | None = None
+    idle_timeout: float | None = None
 
     def __post_init__(self) -> None:
         if self.codec not in CONTENT_TYPES:
@@ -93,6 +95,7 @@ class Channel:
         self.options = options or ChannelOptions()
         self.retry = RetryPolicy(self.options.max_retries, self.options.retry_interval, self.options.backoff_factor)
         self._pending = PendingCalls()
+        self._idle_since = time.monotonic()
         self._in_order = not hello
         self._link = Link(
             name,
@@ -326,9 +329,23 @@ class Channel:
         for call in self._pending.all():
             call.expire()
         busy = any(call.session is session for call in self._pending.all())
-        if not busy:
+        if busy:
+            self._idle_since = time.monotonic()
+        else:
             self._link.yield_turn(session)
+            self._rest(session)
         return busy
+
+    def _rest(self, session: Session) -> None:
+        limit = self.options.idle_timeout
+        if limit is None or time.monotonic() - self._idle_since < limit:
+            return
+        if session.send_lock.acquire(blocking=False):  # a call that is being sent has it
+            try:
+                if not any(call.session is session for call in self._pending.all()):
+                    session.end()
+            finally:
+                session.send_lock.release()
 
     def on_lost(self, session: Session, error: RpcError) -> None:
         for call in self._pending.all():

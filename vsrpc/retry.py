@@ -81,4 +81,6 @@ def may_help(error: RpcError, repeatable: bool) -> bool:
     if error.reason in ("CONNECTION_REFUSED", "READ_TIMEOUT", "WRITE_TIMEOUT", "PROTOCOL_ERROR", "CANCELLED"):
         # No session: trying again soon is no better than what connecting has tried already.
         return False
+    if error.reason == "TOO_LARGE":  # and will be the next time
+        return False
     return error.not_run or (error.code() is Code.UNAVAILABLE and repeatable)

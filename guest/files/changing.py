@@ -84,10 +84,16 @@ def rename(policy: PathPolicy, path: str, target: str, overwrite: bool, go_on: G
                 check_link_place(into, new)
             if stat.S_ISDIR(status.st_mode):
                 _check_below(source, leaf, into.real_child(new), go_on)
-            if overwrite:
-                os.rename(leaf, new, src_dir_fd=source.fd, dst_dir_fd=into.fd)
-            else:
-                rename_new(source.fd, leaf, new, into.fd)
+            try:
+                if overwrite:
+                    os.rename(leaf, new, src_dir_fd=source.fd, dst_dir_fd=into.fd)
+                else:
+                    rename_new(source.fd, leaf, new, into.fd)
+            except OSError as failure:
+                if failure.errno != errno.EINVAL or not stat.S_ISDIR(status.st_mode):
+                    raise
+                message = f"A directory cannot be moved into itself: {printable(path)} to {printable(target)}"
+                raise error("INVALID_PARAMS", message, path=printable(target)) from failure
 
 
 def _check_below(directory: JudgedDirectory, leaf: str, new: str, go_on: GoOn) -> None:

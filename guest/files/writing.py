@@ -95,7 +95,11 @@ class TreeWriter:
 
     def _symlink(self, new: pb.NewFile, parent: JudgedDirectory, leaf: str, _: Buffer) -> None:
         target = os.fsdecode(new.target)
-        check_link(self._directory.policy, parent, leaf, target)
+        try:
+            check_link(self._directory.policy, parent, leaf, target)
+        except RpcError as refusal:  # which names what the link leads to; of many links, the link must be named too
+            link = printable(parent.child(leaf))
+            raise error(refusal.reason, f"{link}, a symbolic link: {refusal.details()}", **refusal.data) from refusal
         self._noted.dirfd = parent.fd
         replace_link(
             parent.fd,

@@ -1,4 +1,4 @@
-"""Control groups of jobs: what a job has started can be found, bounded and killed, also what left its session.
+"""Control groups of jobs: what a job has started can be found, limited and killed, also what left its session.
 
 systemd hands the keeper's own group over to it (Delegate= in vsrpc-jobs.service; cgroups(7), version 2). Below it is a
 group for each job, and one for the keeper: a group that hands controllers down has no processes of its own.
@@ -6,13 +6,16 @@ group for each job, and one for the keeper: a group that hands controllers down 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import signal
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Iterator
 
 from guest.errors import error
 from vsrpc.deadline import Deadline
@@ -20,10 +23,16 @@ from vsrpc.errors import RpcError
 
 _MOUNT = Path("/sys/fs/cgroup")
 _KEEPER = "keeper"
+_UNIT = "/vsrpc-jobs.service"
 _KILL_TIME = 2.0  # seconds, for kernels without cgroup.kill (before Linux 5.14)
+_KILL_PAUSE = 0.01
+_START_TIME = 30.0  # seconds that the start of a process may take, from a file system that does not answer
+_ROUNDS = 1000  # in which processes that go on starting others are moved
 
 # What systemd writes on a group that it has handed over (org.freedesktop.systemd1, "Delegate").
 _DELEGATED = "trusted.delegate"
+
+_GONE = (errno.ENOENT, errno.ENODEV)  # of a group's file, where the group has been removed
 
 _log = logging.getLogger(__name__)
 
@@ -46,42 +55,46 @@ NO_LIMITS = ResourceLimits()
 
 
 class Cgroup:
-    """One job's group."""
+    """One job's group; a `process_tree.Home`."""
 
-    def __init__(self, path: Path, keeper: Path) -> None:
+    def __init__(self, groups: Cgroups, path: Path, limits: ResourceLimits) -> None:
+        self._groups = groups
         self._path = path
-        self._keeper = keeper
+        self._limits = limits
 
-    def adopt(self, pid: int) -> None:
-        """Take in a process that was just started, and those that it has started meanwhile."""
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """Around the start of a process: it, and what it has started by then, is in the group afterwards.
+
+        Raises OSError: EAGAIN where there are as many processes as may be; another where one that must be limited could
+        not be, and was killed.
+        """
+        # A process begins in the group of the one that starts it. One start at a time: what is there is this one's.
+        if not self._groups.starts.acquire(timeout=_START_TIME):
+            raise OSError(errno.EAGAIN, f"the start of another process has not ended for {_START_TIME:g} s")
         try:
-            _write(self._path / "cgroup.procs", pid)
-            for other in _processes(self._keeper):
-                if other != os.getpid() and _session(other) == pid:
-                    _write(self._path / "cgroup.procs", other)
-        except OSError as failure:
-            if failure.errno != errno.ESRCH:  # it has ended already
-                _log.warning("a process is not in its job's control group: %s", failure)
+            most = self._limits.processes
+            if most is not None and int((self._path / "pids.current").read_text()) >= most:
+                raise OSError(errno.EAGAIN, f"the job has {most} processes already, which is its limit")
+            yield
+            self._take_in_all()
+        finally:
+            self._groups.starts.release()
 
     def kill(self) -> None:
         """Kill all of its processes."""
         try:
             _write(self._path / "cgroup.kill", 1)
-        except FileNotFoundError:
-            limit = Deadline(_KILL_TIME)
-            while not limit.expired:
-                pids = _processes(self._path)
-                if not pids:
-                    return
-                for pid in pids:
-                    try:
-                        os.kill(pid, signal.SIGKILL)
-                    except ProcessLookupError:
-                        pass
+        except OSError as failure:
+            if failure.errno not in _GONE:
+                raise
+            self._kill_each()
 
     @property
     def out_of_memory(self) -> bool:
         """Whether the kernel killed it because it had used all memory that it may have."""
+        if self._limits.memory is None:
+            return False
         try:
             events = (self._path / "memory.events").read_text()
         except OSError:
@@ -98,6 +111,43 @@ class Cgroup:
             return False
         return True
 
+    def _take_in_all(self) -> None:
+        try:
+            self._take_in()
+        except OSError as failure:
+            if self._limits == NO_LIMITS:
+                _log.warning("a process is not in its job's control group: %s", failure)
+                return
+            for pid in self._groups.strays():
+                _kill(pid)
+            raise
+
+    def _take_in(self) -> None:
+        for _ in range(_ROUNDS):
+            strays = self._groups.strays()
+            if not strays:
+                return
+            for pid in strays:
+                with contextlib.suppress(ProcessLookupError):  # it has ended already
+                    _write(self._path / "cgroup.procs", pid)
+        raise OSError(errno.EAGAIN, "it starts processes faster than they can be moved")
+
+    def _kill_each(self) -> None:
+        """For kernels that cannot do it at once."""
+        limit = Deadline(_KILL_TIME)
+        while not limit.expired:
+            try:
+                pids = _processes(self._path)
+            except OSError as failure:
+                if failure.errno not in _GONE:
+                    raise
+                return
+            if not pids:
+                return
+            for pid in pids:
+                _kill(pid)
+            time.sleep(_KILL_PAUSE)
+
 
 class Cgroups:
     """The groups of all jobs. Thread-safe."""
@@ -107,42 +157,35 @@ class Cgroups:
         self._path = path
         self._lock = threading.Lock()
         self._left: list[Cgroup] = []
-        keeper = path / _KEEPER
-        keeper.mkdir(exist_ok=True)
-        _write(keeper / "cgroup.procs", os.getpid())
+        self.starts = threading.Lock()
+        """Held while a process is started."""
+        self._keeper = path / _KEEPER
+        self._keeper.mkdir(exist_ok=True)
+        _write(self._keeper / "cgroup.procs", os.getpid())
         there = (path / "cgroup.controllers").read_text().split()
         self._controllers = {"memory", "pids"}.intersection(there)
         _write(path / "cgroup.subtree_control", " ".join(f"+{name}" for name in self._controllers))
 
     @classmethod
-    def delegated(cls) -> Cgroups | None:
-        """Those below this process's own group, if systemd has handed that over."""
-        try:
-            lines = Path("/proc/self/cgroup").read_text().splitlines()
-            own = next((line[3:] for line in lines if line.startswith("0::/")), "/")
-            path = _MOUNT / own.lstrip("/")
-            if own == "/" or os.getxattr(path, _DELEGATED) != b"1":
-                return None
-            return cls(path)
-        except OSError as failure:
-            _log.info("jobs have no control groups of their own: %s", failure)
-            return None
+    def delegated(cls) -> Cgroups:
+        """Those below this process's own group. Raises OSError where systemd has not handed that over."""
+        own = _own_group("0::")
+        path = _MOUNT / own.lstrip("/")
+        if own in ("", "/") or os.getxattr(path, _DELEGATED) != b"1":
+            raise OSError(errno.EPERM, "systemd has handed over no control group of version 2", str(path))
+        return cls(path)
 
     def make(self, name: str, limits: ResourceLimits) -> Cgroup:
-        """A group. Raises RpcError NOT_SUPPORTED where it cannot keep the limits, SERVICE_UNAVAILABLE."""
+        """A group. Raises RpcError NOT_SUPPORTED where it cannot keep the limits; OSError."""
         self.sweep()
         path = self._path / f"job-{name}"
-        group = Cgroup(path, self._path / _KEEPER)
+        group = Cgroup(self, path, limits)
+        path.mkdir()
         try:
-            path.mkdir()
-            try:
-                self._limit(path, limits)
-            except BaseException:
-                group.remove()
-                raise
-        except OSError as failure:
-            message = f"The job cannot have a control group of its own: {failure}"
-            raise error("SERVICE_UNAVAILABLE", message) from failure
+            self._limit(path, limits)
+        except BaseException:
+            group.remove()
+            raise
         return group
 
     def give_back(self, group: Cgroup) -> None:
@@ -157,6 +200,11 @@ class Cgroups:
             self._left = [group for group in self._left if not group.remove()]
             return bool(self._left)
 
+    def strays(self) -> list[int]:
+        """Processes that were just started, and are in no job's group yet."""
+        own = os.getpid()
+        return [pid for pid in _processes(self._keeper) if pid != own]
+
     def _limit(self, path: Path, limits: ResourceLimits) -> None:
         for controller, file, limit in (
             ("memory", "memory.max", limits.memory),
@@ -168,28 +216,49 @@ class Cgroups:
                 raise no_limits(f"the kernel's controller {controller!r} is not there")
             _write(path / file, limit)
         if limits.memory is not None:
-            for file, value in (("memory.swap.max", 0), ("memory.oom.group", 1)):
-                if (path / file).exists():  # without swap, or before Linux 4.19, they are not
-                    _write(path / file, value)
+            self._keep_in_memory(path)
+
+    @staticmethod
+    def _keep_in_memory(path: Path) -> None:
+        if (path / "memory.swap.max").exists():
+            _write(path / "memory.swap.max", 0)
+        elif len(Path("/proc/swaps").read_text().splitlines()) > 1:
+            raise no_limits("the kernel does not count what is swapped (swapaccount=1 on its command line)")
+        if (path / "memory.oom.group").exists():  # since Linux 4.19
+            _write(path / "memory.oom.group", 1)
+
+
+def others_in_unit() -> bool:
+    """Whether the keeper's unit has processes beside it, where jobs have no groups of their own."""
+    for prefix, mount in (("0::", _MOUNT), ("0::", _MOUNT / "unified"), ("1:name=systemd:", _MOUNT / "systemd")):
+        own = _own_group(prefix)
+        if own.endswith(_UNIT):
+            with contextlib.suppress(OSError):
+                return len(_processes(mount / own.lstrip("/"))) > 1
+    return False
 
 
 def no_limits(why: str) -> RpcError:
     """The error of a job whose limits cannot be kept."""
-    message = (
-        f"This guest cannot limit a job's memory and processes: {why}. Start it without memory_limit and process_limit"
+    return error(
+        "NOT_SUPPORTED",
+        f"This guest cannot limit a job's memory and processes: {why}. Start it without memory_limit and "
+        "process_limit; where limits.job_memory or limits.job_processes ask for it, change the guest's configuration",
     )
-    return error("NOT_SUPPORTED", message)
+
+
+def _own_group(prefix: str) -> str:
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    return next((line[len(prefix) :] for line in lines if line.startswith(prefix)), "")
 
 
 def _processes(path: Path) -> list[int]:
     return [int(line) for line in (path / "cgroup.procs").read_text().split()]
 
 
-def _session(pid: int) -> int:
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return 0
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _write(file: Path, value: object) -> None:

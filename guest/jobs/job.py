@@ -16,7 +16,7 @@ import threading
 import time
 from typing import Callable, Protocol, Sequence
 
-from guest.jobs.process_tree import ProcessTree, User, Wake
+from guest.jobs.process_tree import Home, NoHome, ProcessTree, User, Wake
 from guest.jobs.stage import CANNOT_EXECUTE, FailedStage, OpenFile, Stage, Status
 from vsrpc.deadline import Deadline
 
@@ -127,7 +127,9 @@ class NoInput:
 
     def close(self) -> None:
         """Close the null device."""
-        os.close(self.reader)
+        if self.reader >= 0:
+            os.close(self.reader)
+            self.reader = -1
 
 
 class Job:
@@ -142,11 +144,11 @@ class Job:
         stdin: Input,
         user: User | None = None,
         on_start: Callable[[], None] = lambda: None,
-        adopt: Callable[[int], None] = lambda pid: None,
+        home: Home | None = None,
     ) -> None:
-        """`on_start` is called once, before the first process; `adopt` for each, as soon as it is there."""
+        """`on_start` is called once, before the first process."""
         self._on_start: Callable[[], None] | None = on_start
-        self._adopt = adopt
+        self._home = home or NoHome()
         self._directory = directory
         self._deadline = deadline
         self._user = user
@@ -158,7 +160,7 @@ class Job:
         self._stdin = stdin
         self._lock = threading.Lock()  # the next three
         self._tree: ProcessTree | None = None
-        self._sent = 0  # the last signal that went to processes
+        self._sent = 0  # the last fatal signal that went to processes
         self._pending = 0  # one that came when there were none
         self.pid = 0
         """The first process of what runs, or ran last."""
@@ -179,7 +181,7 @@ class Job:
         """
         with self._lock:
             if self._tree is not None and self._tree.send(number):
-                self._sent = number
+                self._sent = number if number in _FATAL else self._sent
             elif number in _FATAL:
                 self._pending = number
 
@@ -194,7 +196,7 @@ class Job:
         Raises JobTimeout and JobCancelled. A stage that cannot be executed says so on standard error, as in a shell,
         and the others run. `strict`: it is the only command of the job, and CannotExecute is raised instead.
         """
-        tree = ProcessTree(self._wake, self._adopt)
+        tree = ProcessTree(self._wake, self._home)
         try:
             self.check()
             if self._on_start is not None:
@@ -219,7 +221,9 @@ class Job:
             for stage in stages:
                 stage.close()
         status = last if isinstance(last, Status) else _status(last.returncode)
-        if self._sent in _FATAL:
+        if self._home.out_of_memory:
+            raise JobSignalled(_status(-signal.SIGKILL))
+        if self._sent:
             if status.code == _DIED + self._sent:
                 raise JobSignalled(status)
             self._pending = self._sent  # what runs outlived it, or was just ending: a shell would have died of it

@@ -89,13 +89,24 @@ class LiveJob:
         self.stdout = OutputLog(spec.log_size, self.changed, hold=spec.hold_output)
         self.stderr = OutputLog(spec.log_size, self.changed, hold=spec.hold_output)
         self.feed: InputFeed | None = None
+        self._stdin: Input = NoInput()
         self._leader = -1
-        self._job = self._prepare()
+        try:
+            self._open()
+            self._job = self._make_job()
+        except BaseException:
+            self._let_go()
+            raise
         self._thread = threading.Thread(target=self._run, name=f"vsrpc-job-{job_id}", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
-        self._thread.start()
+        """Begin. Raises RuntimeError where there can be no thread more; nothing is then left of it."""
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._job.close()
+            self._let_go()
+            raise
 
     @property
     def pid(self) -> int:
@@ -128,9 +139,10 @@ class LiveJob:
                 feed.feed()  # at once, where there is room: the job's thread would be a change of threads more
                 if feed.behind:
                     self._job.wake()
-                if all_taken or deadline.expired:
+                if all_taken or feed.closed or deadline.expired:
                     return
-                self.changed.wait(deadline.remaining())
+                if feed.behind:
+                    self.changed.wait(deadline.remaining())
 
     def signal(self, number: int) -> bool:
         """Send a signal to all of its processes; False where it has ended."""
@@ -152,7 +164,9 @@ class LiveJob:
             return True
 
     def kill(self) -> None:
-        """End it: SIGTERM, and soon SIGKILL."""
+        """End it: SIGTERM, and soon SIGKILL. It waits for no reader any more."""
+        self.stdout.release()
+        self.stderr.release()
         self._job.cancel()
 
     def poke(self) -> None:
@@ -183,36 +197,46 @@ class LiveJob:
 
     # -- its own thread
 
-    def _prepare(self) -> Job:
+    def _open(self) -> None:
+        if self.spec.terminal is not None:
+            self._use_terminal(*self.spec.terminal)
+            return
+        self.stdout.open_pipe()
+        self.stderr.open_pipe()
+        if self.spec.stdin:
+            self._take_input(InputFeed(self.changed))
+
+    def _take_input(self, feed: InputFeed) -> None:
+        self._stdin.close()
+        self._stdin = self.feed = feed
+
+    def _make_job(self) -> Job:
         spec = self.spec
-        stdin: Input = NoInput()
-        if spec.terminal is not None:
-            stdin.close()
-            stdin = self._use_terminal(*spec.terminal)
-        else:
-            self.stdout.open_pipe()
-            self.stderr.open_pipe()
-            if spec.stdin:
-                stdin.close()
-                stdin = self.feed = InputFeed(self.changed)
         return Job(
             spec.directory,
             Deadline(spec.timeout),
             self.stdout,
             self.stderr,
-            stdin,
+            self._stdin,
             spec.run_as,
-            adopt=self.cgroup.adopt if self.cgroup is not None else lambda pid: None,
+            home=self.cgroup,
         )
 
-    def _use_terminal(self, rows: int, columns: int) -> InputFeed:
-        leader, follower = open_terminal(rows, columns)
-        self._leader = os.dup(leader)
-        self.feed = InputFeed(self.changed, os.dup(leader), self._typed)
-        self.feed.reader = follower
-        self.stdout.use_terminal(leader, os.dup(follower))
-        self.stderr.writer = os.dup(follower)
-        return self.feed
+    def _let_go(self) -> None:
+        """Of all that it has open."""
+        self.stdout.close()
+        self.stderr.close()
+        self._stdin.close()
+        if self._leader >= 0:
+            os.close(self._leader)
+            self._leader = -1
+
+    def _use_terminal(self, rows: int, columns: int) -> None:
+        self._leader, self.stderr.writer = open_terminal(rows, columns)
+        self.stdout.use_terminal(self._leader, self.stderr.writer)
+        feed = InputFeed(self.changed, os.dup(self._leader), self._typed)
+        self._take_input(feed)
+        feed.reader = os.dup(self.stderr.writer)
 
     def _typed(self, typed: bytes) -> None:
         """Do what the kernel does where a session has the terminal: the commands of a pipeline have one each."""

@@ -66,10 +66,17 @@ class OutputLog:
         except OSError:  # the user's pipes use too much already
             pass
 
+    def release(self) -> None:
+        """Wait for no reader any more: from now on what is new takes the place of what is oldest."""
+        with self._changed:
+            self._hold = False
+            self._changed.notify_all()
+
     def use_terminal(self, leader: int, follower: int) -> None:
-        """Let the output be a terminal; both descriptors are now this object's."""
-        self.reader, self.writer = leader, follower
-        os.set_blocking(leader, False)
+        """Let the output be a terminal, of which this object has copies of its own."""
+        self.reader = os.dup(leader)
+        self.writer = os.dup(follower)
+        os.set_blocking(self.reader, False)
         self._can_splice = False  # terminals cannot
 
     # -- for readers

@@ -7,6 +7,7 @@ is given up, so the number of its group cannot meanwhile come to mean another on
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -14,9 +15,9 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, ContextManager, Mapping, Protocol, Sequence
 
-from guest.jobs.expendable import make_expendable
+from guest.jobs.heritage import disinherit
 from vsrpc.deadline import Deadline
 
 
@@ -69,6 +70,27 @@ class User:
     groups: tuple[int, ...]
 
 
+class Home(Protocol):
+    """Where processes belong (guest.jobs.cgroup)."""
+
+    def starting(self) -> ContextManager[None]:
+        """Around the start of one. Raises OSError."""
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether all were killed because they had used the memory that they may have."""
+
+
+class NoHome:
+    """They have none."""
+
+    out_of_memory = False
+
+    def starting(self) -> ContextManager[None]:
+        """Nothing to do."""
+        return contextlib.nullcontext()
+
+
 class ProcessTree:
     """Some processes started one after the other, waited for and killed together.
 
@@ -76,10 +98,9 @@ class ProcessTree:
     in any case.
     """
 
-    def __init__(self, wake: Wake, adopt: Callable[[int], None] = lambda pid: None) -> None:
-        """`adopt` is told of each process as soon as it is there."""
+    def __init__(self, wake: Wake, home: Home) -> None:
         self._wake = wake
-        self._adopt = adopt
+        self._home = home
         self._processes: list[subprocess.Popen[bytes]] = []
         self._lock = threading.Lock()
         self._pidfds: dict[int, int] = {}  # of those that have not ended, by process
@@ -104,20 +125,20 @@ class ProcessTree:
         `session`: make it the leader of one; else it must do so itself.
         """
         stdin, stdout, stderr = descriptors
-        process = subprocess.Popen(
-            argv,
-            executable=program,
-            env=environment,
-            cwd=directory,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            start_new_session=session,
-            close_fds=False,  # there are none to close: Python opens all with O_CLOEXEC
-            **_as_user(user),
-        )
-        self._adopt(process.pid)
-        make_expendable(process.pid)
+        with self._home.starting():
+            process = subprocess.Popen(
+                argv,
+                executable=program,
+                env=environment,
+                cwd=directory,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=session,
+                close_fds=False,  # there are none to close: Python opens all with O_CLOEXEC
+                **_as_user(user),
+            )
+        disinherit(process.pid)
         self._processes.append(process)
         return process
 

@@ -8,7 +8,7 @@ import time
 from typing import Callable
 
 from guest.errors import error
-from guest.jobs.cgroup import NO_LIMITS, Cgroups, no_limits
+from guest.jobs.cgroup import NO_LIMITS, Cgroups, no_limits, others_in_unit
 from guest.jobs.live import LiveJob, Spec
 from vsrpc.errors import RpcError, busy
 
@@ -24,6 +24,9 @@ KEPT_BYTES = 64 * 1024 * 1024
 KEPT_SECONDS = 3600.0
 """How long a job is kept after its end."""
 
+LEAVING = "leaving"
+"""In the data of the error of a job that came too late, and can be started by whoever serves next."""
+
 _STOP_TIME = 5.0  # seconds for all jobs to end when the daemon stops
 
 
@@ -36,10 +39,13 @@ class JobStore:
         clock: Callable[[], float] = time.monotonic,
         on_end: Callable[[LiveJob], None] = lambda job: None,
         cgroups: Cgroups | None = None,
+        no_cgroups: str = "jobs have control groups where systemd runs them, as vsrpc-jobs.service",
     ) -> None:
-        """`on_end` is told of each job that has ended, in its thread. `cgroups`: where their processes belong."""
+        """`on_end` is told of each job that has ended, in its thread. `cgroups`: where their processes belong;
+        `no_cgroups` says why there are none."""
         self._cgroups = cgroups
-        self._max_jobs = max_jobs
+        self._no_cgroups = no_cgroups
+        self.max_jobs = max_jobs
         self._on_end = on_end
         self._clock = clock
         self._lock = threading.Lock()
@@ -47,21 +53,24 @@ class JobStore:
         self._stopped = False
 
     def start(self, spec: Spec) -> LiveJob:
-        """Start a job. Raises RpcError BUSY when too many run."""
+        """Start a job. Raises RpcError BUSY when too many run, or the system has not what it takes."""
         try:
             with self._lock:
                 self._forget_old()
                 if self._stopped:
-                    raise error("SERVICE_UNAVAILABLE", "The daemon is stopping; try again in a moment")
+                    message = "What runs jobs is stopping; try again in a moment"
+                    raise error("SERVICE_UNAVAILABLE", message, **{LEAVING: "true"})
                 running = sum(not job.over for job in self._jobs.values())
-                if running >= self._max_jobs:
-                    raise busy(f"{running} jobs run already", "limits.jobs", self._max_jobs)
-                job = self._make(secrets.token_hex(4), spec)
+                if running >= self.max_jobs:
+                    raise busy(f"{running} jobs run already", "limits.jobs", self.max_jobs)
+                job = self._begin(secrets.token_hex(4), spec)
                 self._jobs[job.id] = job
+        except (OSError, RuntimeError) as failure:  # too many files, no further thread
+            spec.close()
+            raise error("BUSY", f"No further job can be started in this guest: {failure}; {running} run") from failure
         except BaseException:
             spec.close()
             raise
-        job.start()
         return job
 
     def get(self, job_id: str) -> LiveJob:
@@ -93,6 +102,14 @@ class JobStore:
         with self._lock:
             self._drop(job_id)
 
+    def idle(self, retire: bool = False) -> bool:
+        """Whether there are no jobs, and nothing that jobs have left behind; `retire`: then take none any more."""
+        with self._lock:
+            self._forget_old()
+            idle = not self._jobs and not self._leftovers()
+            self._stopped = self._stopped or (idle and retire)
+            return idle
+
     def stop(self) -> None:
         """End all jobs, and take no more."""
         with self._lock:
@@ -108,18 +125,21 @@ class JobStore:
                 if job.over:
                     self._drop(job.id)
 
-    def leftovers(self) -> bool:
-        """Whether processes that jobs have left behind still run."""
-        return self._cgroups is not None and self._cgroups.sweep()
+    def _leftovers(self) -> bool:
+        return others_in_unit() if self._cgroups is None else self._cgroups.sweep()
 
-    def _make(self, job_id: str, spec: Spec) -> LiveJob:
+    def _begin(self, job_id: str, spec: Spec) -> LiveJob:
         if self._cgroups is None:
             if spec.limits != NO_LIMITS:
-                raise no_limits("jobs have control groups where systemd runs vsrpc-jobs.service, on cgroups version 2")
-            return LiveJob(job_id, spec, self._on_end)
+                raise no_limits(self._no_cgroups)
+            job = LiveJob(job_id, spec, self._on_end)
+            job.start()
+            return job
         group = self._cgroups.make(job_id, spec.limits)
         try:
-            return LiveJob(job_id, spec, self._ended, group)
+            job = LiveJob(job_id, spec, self._ended, group)
+            job.start()
+            return job
         except BaseException:
             group.remove()
             raise

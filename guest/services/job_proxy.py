@@ -8,6 +8,7 @@ from typing import Any, Callable
 
 from guest.config import LimitsConfig
 from guest.errors import error
+from guest.jobs.store import LEAVING
 from guest.keeper import SOCKET, UNIT
 from guest.policy.commands import CommandPolicy
 from guest.services.job import judge
@@ -24,6 +25,8 @@ _REASONS = {entry.number: entry.reason for entry in ERROR_CODES}
 
 _START_TIME = 30.0  # seconds for systemd to start the keeper
 _CONNECT_TIME = 5.0  # seconds
+_IDLE_TIME = 10.0  # seconds without a call after which the keeper is left: a connection costs CPU time
+_ATTEMPTS = 3  # to start a job: the keeper may be about to leave, and the next one's start waits for that
 
 # Why a call did not get to the keeper.
 _ABSENT = frozenset(("CONNECTION_REFUSED", "CONNECTION_LOST", "READ_TIMEOUT"))
@@ -50,7 +53,9 @@ class JobProxy(job_vsrpc.JobServicer):
         self._start = start
         self._starting = threading.Lock()
         name, connect = connector(f"unix:{path}")
-        options = ChannelOptions(connect_timeout=_CONNECT_TIME, max_retries=0, read_timeout=None)
+        options = ChannelOptions(
+            connect_timeout=_CONNECT_TIME, max_retries=0, read_timeout=None, idle_timeout=_IDLE_TIME
+        )
         self._channel = Channel(name, connect, options)
         self._methods = {
             method.name: self._channel.bulk(BulkMethod(method, request=request, response=response))
@@ -75,13 +80,15 @@ class JobProxy(job_vsrpc.JobServicer):
         context.notes["rule"] = self._policy.rule
         judge(self._policy, request, self._limits).close()
         context.begins()
-        try:
-            response = self._pass_on("Start", request, context)
-        except RpcError as failure:
-            if failure.reason not in _ABSENT or not failure.not_run:
-                raise
+        for attempt in range(_ATTEMPTS):
+            try:
+                response = self._pass_on("Start", request, context)
+                break
+            except RpcError as failure:
+                leaving = LEAVING in failure.data or (failure.reason in _ABSENT and failure.not_run)
+                if not leaving or attempt == _ATTEMPTS - 1:
+                    raise
             self._start_keeper()
-            response = self._pass_on("Start", request, context)
         context.notes["job_id"] = response.job.job_id
         return response
 

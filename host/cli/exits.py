@@ -60,7 +60,8 @@ exit codes:
   {BROKEN_PIPE}  the reader of the output has left
   {TERMINATED}  terminated by a signal
 exec exits with the remote command's exit code (128+N if signal N killed it); its own failures are {EXEC_BASE} higher:
-{EXEC_BASE + USAGE} wrong usage, {EXEC_BASE + CONNECTION} no connection, {EXEC_BASE + REFUSED} refused, \
+{EXEC_BASE + LOCAL_FAULT} output could not be written, {EXEC_BASE + USAGE} wrong usage, \
+{EXEC_BASE + CONNECTION} no connection, {EXEC_BASE + REFUSED} refused, \
 {EXEC_BASE + REMOTE} not started, {EXEC_BASE + TIMEOUT} timeout, {EXEC_BASE + PROTOCOL} protocol, \
 {EXEC_BASE + OUTCOME_UNKNOWN} outcome not known, {EXEC_BASE + LOST_OUTPUT} output was lost; \
 124 if it ran into its timeout."""

@@ -111,6 +111,8 @@ def _variable(text: str) -> tuple[str, str]:
 
 
 def _detached(client: VirtioRPCClient, fields: Mapping[str, Any], args: argparse.Namespace) -> int:
+    if args.tty:
+        fields = {**fields, "stdin": True, "terminal": _terminal()}
     job, info = RemoteJob.start(client.calls, fields)
     if args.raw:
         print_json(info)
@@ -125,15 +127,14 @@ def _attached(
     feed = stdin and _has_input()
     fields.update(stdin=feed or terminal, hold_output=True, log_size=HELD_SIZE)
     if terminal:
-        rows, columns = size()
-        fields["terminal"] = {"rows": rows, "columns": columns, "type": os.environ.get("TERM") or "xterm"}
+        fields["terminal"] = _terminal()
     job, info = RemoteJob.start(client.calls, fields)
     try:
         code = _follow(job, info, timeout, feed)
     except Left:
         complain("left", f"the job {job.id} goes on in the guest: attach to it, or kill it")
         return exits.OK
-    except (KeyboardInterrupt, SystemExit, BrokenPipeError):
+    except (KeyboardInterrupt, SystemExit, OSError):  # also where its output cannot be written
         _end(job)
         raise
     with contextlib.suppress(RPCError):
@@ -160,8 +161,15 @@ def _follow(job: RemoteJob, info: Info, timeout: float | None, feed: bool) -> in
 
 
 def _end(job: RemoteJob) -> None:
-    with contextlib.suppress(RPCError):
+    try:
         job.forget(kill=True)
+    except RPCError as error:
+        complain("warning", f"the job {job.id} may go on in the guest: {error.message}")
+
+
+def _terminal() -> dict[str, Any]:
+    rows, columns = size()
+    return {"rows": rows, "columns": columns, "type": os.environ.get("TERM") or "xterm"}
 
 
 def _has_input() -> bool:
@@ -224,8 +232,11 @@ class _Pipe:
         """The thread that may still read is left to the end of the process."""
 
     def _pump(self) -> None:
-        with contextlib.suppress(RPCError):  # the job has ended: whoever follows it notices
+        try:
             self._job.feed(lambda: os.read(0, _INPUT_PIECE))
+        except RPCError as error:  # else the job has ended: whoever follows it notices
+            if error.reason == "WRONG_STATE":
+                complain("warning", f"what comes on standard input is not used: {error.message}")
 
 
 class _Keyboard:

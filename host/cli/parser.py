@@ -241,7 +241,10 @@ def _add_process(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds_or_none(text: str) -> float:
-    return 0.0 if text == "0" else _seconds(text)
+    try:
+        return 0.0 if text == "0" else _seconds(text)
+    except argparse.ArgumentTypeError as wrong:
+        raise argparse.ArgumentTypeError(f"{wrong}, nor 0 for no limit") from None
 
 
 def _seconds(text: str) -> float:

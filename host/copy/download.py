@@ -8,7 +8,7 @@ from typing import Any, Callable, Iterable, Iterator, Mapping
 
 from host.backend import Reply
 from host.chunks import FIELDS, digest_of
-from host.copy.entry import SYMLINK, Report, rpc_error
+from host.copy.entry import SYMLINK, NotWritten, Report, rpc_error
 from host.copy.guest import TRANSIENT, GuestTree, join
 from host.copy.large_download import LargeDownload
 from host.copy.local import LocalTree
@@ -35,6 +35,15 @@ class Download(Mover):
 
     def source(self, item: Item) -> str:
         return f"guest:{join(self._root, item.entry.name)}"
+
+    def failed(self, item: Item, cause: Exception) -> None:
+        """The guest's part is an RPCError: what the operating system says is of the file here."""
+        if isinstance(cause, OSError) and not isinstance(cause, NotWritten):
+            why = cause.strerror or str(cause)
+            if isinstance(cause, FileExistsError):
+                why = "already exists; choose another name, or let it be overwritten"
+            cause = NotWritten(cause.errno, why, self._local.full(item.dest))
+        super().failed(item, cause)
 
     def make_directories(self, items: list[Item]) -> None:
         for item in items:

@@ -181,10 +181,16 @@ class Report:
         }
 
 
+class NotWritten(OSError):
+    """A file here that could not be written; `filename` is as the user knows it."""
+
+
 def told(path: str, cause: Exception) -> tuple[str, str]:
     """The short name of an error, and its message, which names the path."""
     if isinstance(cause, RPCError):
         return cause.reason, cause.message
+    if isinstance(cause, NotWritten):
+        return "LOCAL_ERROR", f"{shown(cause.filename)}: {cause.strerror}"
     if isinstance(cause, OSError):
         return "LOCAL_ERROR", f"{shown(path)}: {cause.strerror or cause}"
     return "LOCAL_ERROR", f"{shown(path)}: {cause}"

@@ -82,7 +82,7 @@ def _streams(bench: Bench) -> Table:
     local = bench.source(size)
     rows: list[Row] = []
     with VirtioRPCClient(bench.place.target) as client:
-        client.chunked_upload_file(str(local), bench.path("source"))
+        client.chunked_upload_file(str(local), bench.path("stream"))
         for reference, turns in ((UPLOAD, _up(bench, client, local, size)), (DOWNLOAD, _down(bench, client, size))):
             contenders = [(name, partial(_rate, bench, size, move)) for name, move in turns]
             found = interleave(f"streams, {reference}", contenders, bench.rounds, warm_up=True)
@@ -91,7 +91,7 @@ def _streams(bench: Bench) -> Table:
             for name in (COPY, STREAM):
                 some[name].compare(some[reference], bench.goal(">=", SHARE))
             rows += some.values()
-    bench.place.settle(bench.path("source"), bench.path("target"))
+    bench.place.settle(bench.path("stream"), bench.path("streamed"))
     local.unlink()
     notes = [
         "exec: `cat > FILE` with the file as its input, and `cat FILE` with its output into a file; nothing digested"
@@ -100,7 +100,7 @@ def _streams(bench: Bench) -> Table:
 
 
 def _up(bench: Bench, client: VirtioRPCClient, local: Path, size: int) -> Moves:
-    target = bench.path("target")
+    target = bench.path("streamed")
 
     def stream() -> None:
         job, _ = RemoteJob.start(client.calls, {"command": f"cat > {target}", "stdin": True, "timeout": 600})
@@ -119,7 +119,7 @@ def _up(bench: Bench, client: VirtioRPCClient, local: Path, size: int) -> Moves:
 
 
 def _down(bench: Bench, client: VirtioRPCClient, size: int) -> Moves:
-    source, target = bench.path("source"), bench.work / "target"
+    source, target = bench.path("stream"), bench.work / "target"
 
     def stream() -> None:
         fields = {"command": f"cat {source}", "hold_output": True, "log_size": HELD_SIZE, "timeout": 600}
@@ -143,7 +143,7 @@ def _check(moved: int, size: int) -> None:
 
 def _rate(bench: Bench, size: int, move: Callable[[], object]) -> Sample:
     (bench.work / "target").unlink(missing_ok=True)
-    bench.place.settle(bench.path("target"))
+    bench.place.settle(bench.path("streamed"))
     started = time.perf_counter()
     move()
     return {"rate": size / MB / (time.perf_counter() - started)}

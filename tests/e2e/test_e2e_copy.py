@@ -130,7 +130,7 @@ def test_what_fails_in_the_middle_is_told_at_the_end(cli: Cli, tmp_path: Path, r
     assert there.code == 5
     lines = there.err.splitlines()
     assert len(lines) == 3
-    assert any("/etc/shadow" in line for line in lines)
+    assert any("/etc/shadow" in line and f"{remote('t')}/secret, a symbolic link: " in line for line in lines)
     assert any(".bashrc" in line for line in lines)
     assert lines[2] == "vsrpc-host: error: 2 files or directories were not copied; 3 were"
     assert guest.run(["ls", "-A", remote("t")]).split() == ["a", "z"]
@@ -177,7 +177,7 @@ BAD: dict[str, BadInput] = {
     "missing source": lambda here, there: ([f"{here}/no", f"guest:{there('x')}"], 2, "No such file or directory"),
     "missing source there": lambda here, there: ([f"guest:{there('no')}", f"{here}/x"], 5, "No such file"),
     "target exists": lambda here, there: (["-n", f"{here}/f", f"guest:{there('f')}"], 5, "is not to be overwritten"),
-    "target exists here": lambda here, there: (["-n", f"guest:{there('f')}", f"{here}/f"], 2, "File exists"),
+    "target exists here": lambda here, there: (["-n", f"guest:{there('f')}", f"{here}/f"], 2, "/f: already exists"),
     "target is a directory": lambda here, there: (["-r", f"{here}/f", f"guest:{there('e')}"], 5, "is a directory"),
     "directory without -r": lambda here, there: ([f"{here}/d", f"guest:{there('x')}"], 5, "(-r)"),
     "several to a file": lambda here, there: (

@@ -97,6 +97,7 @@ def test_a_file_that_is_followed(cli: Cli, remote: Remote, guest: Guest) -> None
         (["rm", "-r", "/etc/hosts"], 4, "security.allowed_paths"),
         (["mv", "{}-missing", "{}"], 5, "No such file"),
         (["mv", "{}/missing", "{}/other", "{}/x"], 2, "is no directory"),
+        (["mv", "{}-dir", "{}-dir/below"], 2, "cannot be moved into itself"),
         (["chmod", "u+q", "{}"], 2, "neither octal"),
         (["chmod", "0600", "/etc/hosts"], 4, "security.allowed_paths"),
         (["chown", "no-such-user", "/tmp"], 2, "No such owner"),
@@ -112,8 +113,9 @@ def test_a_file_that_is_followed(cli: Cli, remote: Remote, guest: Guest) -> None
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_what_cannot_be_done(
-    in_process: Callable[..., Outcome], remote: Remote, argv: list[str], code: int, message: str
+    in_process: Callable[..., Outcome], guest: Guest, remote: Remote, argv: list[str], code: int, message: str
 ) -> None:
+    guest.run(["mkdir", "-p", f"{remote('x')}-dir"])
     outcome = in_process(*(each.replace("{}", remote("x")) for each in argv))
     assert (outcome.code, outcome.out) == (code, b""), outcome.err
     assert message in outcome.err

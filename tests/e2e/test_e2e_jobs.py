@@ -113,6 +113,7 @@ def test_a_command_ends_with_its_caller(cli: Cli, guest: Guest, number: signal.S
         (["exec", "true", "-e", "NOT_SET_HERE"], b"", "--env NOT_SET_HERE: there is no such variable here", 202),
         (["exec", "pwd", "-w", "/tmp"], b"/tmp\n", "", 0),
         (["exec", "no-such-command"], b"", "Command not allowed: no-such-command", 204),
+        (["exec", "true", "--timeout", "-3"], b"", "'-3' is not a number of seconds above 0, nor 0 for no limit", 202),
         (["shell"], b"", "security.login_shell", 204),
         (["attach", "nothing"], b"", "No such job: 'nothing'", 205),
         (["logs", "nothing"], b"", "No such job: 'nothing'", 5),
@@ -142,6 +143,27 @@ def test_a_detached_job_from_start_to_end(cli: Cli, guest: Guest, remote: Remote
     assert jobs_in(guest, cli)[job]["exit_code"] == 0
     attached = cli("attach", job)
     assert (attached.out, attached.code) == (b"begun\nmiddle\nended\n", 0)
+
+
+def test_a_detached_job_takes_input_only_at_a_terminal(cli: Cli) -> None:
+    job = cli("exec", "--detach", "sleep 3; cat; echo over").out.decode().strip()
+    with piped(cli, "attach", job) as attached:
+        out, err = attached.communicate(b"lost\n", timeout=60)
+    assert (out, attached.returncode) == (b"over\n", 0)
+    assert b"what comes on standard input is not used" in err
+
+    job = cli("exec", "--detach", "-t", "cat").out.decode().strip()
+    with piped(cli, "attach", job) as attached:
+        out, err = attached.communicate(b"heard\n", timeout=60)
+    assert (b"heard\r\nheard\r\n" in out, attached.returncode) == (True, 0), err
+
+
+def test_a_command_whose_output_cannot_be_written_is_ended(cli: Cli, guest: Guest) -> None:
+    with open("/dev/full", "wb") as full:
+        done = cli.start("exec", "--timeout", "0", "echo x; tail -f /dev/null", stdout=full, stderr=subprocess.PIPE)
+        _, err = done.communicate(timeout=60)
+    assert (done.returncode, b"cannot write the output" in err) == (201, True), err
+    assert not [job for job in jobs_in(guest, cli).values() if "tail -f" in job["command"]]
 
 
 def test_attaching_gives_input_and_killing_ends(cli: Cli) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -53,7 +54,7 @@ class Guest:
         add_JobServicer_to_server(self.service, dispatcher)
         self._server = Server(dispatcher, workers=4)
         self._serve(self._server.serve, listener(f"unix:{directory}/guest.sock"))
-        self.channel: Channel = vsrpc.connect(f"unix:{directory}/guest.sock")
+        self.channel: Channel = vsrpc.connect(f"unix:{directory}/guest.sock", vsrpc.ChannelOptions(max_retries=0))
         self.stub = JobStub(self.channel)
 
     def start_keeper(self, idle_seconds: float = 600) -> None:
@@ -272,6 +273,47 @@ def test_a_signal_ends_a_list_of_commands(strict: Guest) -> None:
     assert strict.output(info.job_id)[0] == b""
 
 
+def test_a_signal_that_ends_is_not_forgotten_for_one_that_does_not(guest: Guest) -> None:
+    info = guest.start("sleep 60; echo not reached", terminal=pb.Terminal())
+    for name in ("STOP", "TERM", "CONT"):
+        guest.stub.Signal(pb.JobSignalRequest(job_id=info.job_id, signal=name))
+    out, _, ended = guest.output(info.job_id)
+    assert (ended.exit_code, b"not reached" in out) == (143, False)
+
+
+def test_what_cannot_be_started_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No further thread, no further descriptor."""
+    guest = Guest(tmp_path)
+    assert guest.end(guest.start("true").job_id).exit_code == 0
+    before = sorted(os.listdir("/proc/self/fd"))
+    real, left = os.dup, [3]
+
+    def dup(fd: int) -> int:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(fd)
+
+    start = threading.Thread.start
+
+    def no_thread(thread: threading.Thread) -> None:
+        if thread.name.startswith("vsrpc-job-"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as short:
+        short.setattr(os, "dup", dup)
+        error = refused(guest.stub.Start, pb.JobStartRequest(command="true", terminal=pb.Terminal(), stdin=True))
+    assert (reason(error), "Too many open files; 0 run" in error.details()) == (5004, True), error.details()
+    with monkeypatch.context() as short:
+        short.setattr(threading.Thread, "start", no_thread)
+        error = refused(guest.stub.Start, pb.JobStartRequest(command="true", stdin=True))
+    assert (reason(error), "can't start new thread" in error.details()) == (5004, True), error.details()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert len(guest.stub.List(pb.JobListRequest()).jobs) == 1
+    guest.close()
+
+
 def test_timeout_kills_the_tree(guest: Guest) -> None:
     info = guest.start("sh -c 'echo $$; sleep 60' & wait", timeout=0.5)
     out, _, ended = guest.output(info.job_id)
@@ -305,6 +347,16 @@ def test_a_job_that_nobody_reads_any_more_does_not_wait(monkeypatch: pytest.Monk
         assert guest.end(info.job_id).stdout_start == 3 * MIB - 64 * 1024
     finally:
         guest.close()
+
+
+def test_forgetting_a_job_that_waits_for_a_reader(guest: Guest) -> None:
+    """What its pipe still holds finds no room, and nobody will make any."""
+    info = guest.start("yes", log_size=64 * 1024, hold_output=True)
+    guest.until_written(info.job_id, 64 * 1024)
+    begun = time.monotonic()
+    guest.stub.Forget(pb.JobForgetRequest(job_id=info.job_id, kill=True), timeout=100)
+    assert time.monotonic() - begun < log._ATTENTION / 2
+    assert not guest.stub.List(pb.JobListRequest()).jobs
 
 
 def test_forgetting(guest: Guest) -> None:

@@ -357,6 +357,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 LOST = RpcError(Code.UNAVAILABLE, "lost", reason="CONNECTION_LOST")
 AWAY = RpcError(Code.UNAVAILABLE, "the guest is stopping")
 REFUSED = RpcError(Code.UNAVAILABLE, "no such socket", reason="CONNECTION_REFUSED", not_run=True)
+TOO_LARGE = RpcError(Code.RESOURCE_EXHAUSTED, "too large", reason="TOO_LARGE", not_run=True)
 BUSY = RpcError(Code.RESOURCE_EXHAUSTED, "too many requests", not_run=True)
 
 RETRIES: list[tuple[RpcError, bool, int, float | None, list[float]]] = [
@@ -367,6 +368,7 @@ RETRIES: list[tuple[RpcError, bool, int, float | None, list[float]]] = [
     (LOST, False, 3, None, []),  # it may have run
     (AWAY, False, 3, None, []),
     (BUSY, False, 3, None, [1, 2, 4]),  # it has not run
+    (TOO_LARGE, True, 3, None, []),  # as it will be
     (LOST, True, 0, None, []),
     (REFUSED, True, 3, None, []),  # nobody listens, and will not soon
     (AWAY, True, 3, 10, [1, 2, 4]),

@@ -35,6 +35,7 @@ class Wire:
         self._transport = transport
         self._cut = cut
         self.passed = {"sent": 0, "received": 0}
+        self.closed = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -51,6 +52,10 @@ class Wire:
         if room == 0:
             self.cut()
         return self._pass("received", self._transport.recv_into(buffer[:room], timeout))
+
+    def close(self) -> None:
+        self._transport.close()
+        self.closed = True
 
     def cut(self) -> None:
         self._transport.close()
@@ -167,6 +172,16 @@ def test_a_hello_is_said_again_wherever_it_is_cut(world: World, way: str) -> Non
         with Channel("memory:", Cuts(world, [(way, offset)]).connect) as channel:
             assert by_stub(channel, str(offset)) == f"{offset} was done"
     assert set(effects.counts.values()) == {1}
+
+
+def test_a_channel_that_is_idle_leaves_and_comes_back(world: World) -> None:
+    effects = Effects(world)
+    cuts = Cuts(world, [])
+    with world.channel(connect=cuts.connect, idle_timeout=0.1) as channel:
+        assert by_stub(channel, "first") == "first was done"
+        eventually(lambda: cuts.wires[0].closed, "it has left")
+        assert by_stub(channel, "second") == "second was done"
+    assert (len(cuts.wires), set(effects.counts.values())) == (2, {1})
 
 
 def test_an_idempotent_call_is_just_made_again(world: World) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from scripts.vm import VM
 
 SIZE = 64 * 1024 * 1024
-PLACE = "/tmp/vsrpc-copy"
+PLACE = "/home/vsrpc-copy"  # on the disk: /tmp is emptied by a boot
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
@@ -24,7 +24,7 @@ def test_a_copy_goes_on_after_a_reset(vm: VM, tmp_path: Path, direction: str) ->
     content = os.urandom(SIZE)
     here, there = tmp_path / "file", f"{PLACE}/file"
     here.write_bytes(content)
-    sh(vm, f"rm -rf {PLACE}; mkdir {PLACE}")
+    sh(vm, f"rm -rf {PLACE}; mkdir {PLACE}; sync")
     resets: list[str] = []
 
     def progress(done: Any) -> None:
@@ -46,3 +46,4 @@ def test_a_copy_goes_on_after_a_reset(vm: VM, tmp_path: Path, direction: str) ->
     assert sh(vm, f"md5sum < {there}").split()[0] == hashlib.md5(content).hexdigest()
     assert sh(vm, f"ls -A {PLACE}") == "file\n"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file"]
+    sh(vm, f"rm -r {PLACE}")

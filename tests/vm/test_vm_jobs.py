@@ -126,9 +126,10 @@ def test_a_job_has_a_control_group_while_it_runs(leaver: VM) -> None:
 
 
 def test_a_timeout_kills_what_has_left_the_session(leaver: VM) -> None:
-    done = cli(leaver, "exec", "--timeout", "8", "python3 /root/leave.py")
+    """However soon it has left."""
+    done = cli(leaver, "exec", "--timeout", "8", "setsid -f sleep 999; python3 /root/leave.py")
     assert (done.returncode, "timed out after 8 s" in done.stderr) == (124, True), done.stderr
-    assert sh(leaver, "pgrep -f [l]eave.py || echo none") == "none\n"
+    assert sh(leaver, "pgrep -f '[l]eave.py|[s]leep 999' || echo none") == "none\n"
 
 
 def test_a_kill_reaches_what_has_left_the_session(leaver: VM) -> None:
@@ -140,6 +141,8 @@ def test_a_kill_reaches_what_has_left_the_session(leaver: VM) -> None:
 
 
 def test_what_a_job_leaves_behind_goes_on_after_its_end(leaver: VM) -> None:
+    assert cli(leaver, "exec", "setsid -f python3 /root/leave-and-end.py; echo over").stdout == "over\n"
+    sh(leaver, "timeout 60 sh -c 'until pgrep -f [l]eave-and-end.py; do sleep 0.1; done'; pkill -f [l]eave-and-end.py")
     done = cli(leaver, "exec", "python3 /root/leave-and-end.py; echo over")
     assert (done.returncode, done.stdout) == (0, "over\n"), done.stderr
     assert sh(leaver, "pgrep -fc [l]eave-and-end.py") == "1\n"
@@ -151,6 +154,10 @@ def test_limits(leaver: VM) -> None:
     assert cli(leaver, "exec", "--memory", "512M", hungry).stdout == f"{1 << 28}\n"
     done = cli(leaver, "exec", "--memory", "64M", hungry)
     assert (done.returncode, "used all the memory that it may have" in done.stderr) == (137, True), done.stderr
+    configure(leaver, b"security: {allowed_commands: [python3, echo]}\n")  # a line is then run without a shell
+    done = cli(leaver, "exec", "--memory", "64M", f"{hungry} || echo not reached; echo not reached")
+    assert (done.returncode, done.stdout) == (137, ""), done.stderr
+    configure(leaver, b"security: {allowed_commands: null}\n")
     done = cli(leaver, "exec", "--processes", "3", "(sleep 1 & sleep 1 & sleep 1 & sleep 1 & wait) 2>&1")
     assert "fork" in done.stdout, done.stderr
 

@@ -97,7 +97,7 @@ def test_a_daemon_that_dies_leaves_nothing_frozen(vm: VM, kill: str, left: int) 
     vm.wait_daemon()
     sh(vm, "! test -e /run/vsrpc-guest.frozen && ! pgrep -f '[t]haw_guard'")
     said = "/: thawed, a daemon that has died left them frozen"
-    assert int(sh(vm, f"journalctl -u vsrpc-guest -o cat | grep -c '{said}' || true")) == left
+    assert int(sh(vm, f"journalctl --sync; journalctl -u vsrpc-guest -o cat | grep -c '{said}' || true")) == left
     assert ran(vm, "thaw") == "nothing was frozen\n"
 
 
