@@ -97,7 +97,10 @@ def group(job: str) -> str:
 
 
 def until_gone(vm: VM, path: str) -> None:
-    sh(vm, f"timeout 60 sh -c 'while test -e {path}; do sleep 0.1; done'")
+    """Groups whose last processes outlive their job are removed with the next one's start."""
+    sh(vm, f"timeout 60 sh -c 'while grep -q . {path}/cgroup.procs; do sleep 0.1; done'")
+    assert cli(vm, "exec", "true").returncode == 0
+    sh(vm, f"! test -e {path}")
 
 
 @pytest.fixture(scope="module")
