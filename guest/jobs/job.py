@@ -158,10 +158,11 @@ class Job:
         self.stdout = stdout
         self.stderr = stderr
         self._stdin = stdin
-        self._lock = threading.Lock()  # the next three
+        self._lock = threading.Lock()  # the next four
         self._tree: ProcessTree | None = None
         self._sent = 0  # the last fatal signal that went to processes
         self._pending = 0  # one that came when there were none
+        self._stopped = False  # whether the last of SIGSTOP and SIGCONT was the first
         self.pid = 0
         """The first process of what runs, or ran last."""
 
@@ -177,9 +178,12 @@ class Job:
     def signal(self, number: int) -> None:
         """Send a signal to all processes of what runs now; from any thread.
 
-        As with a shell, nothing more is run after one that ends programs unless they handle it.
+        As with a shell, nothing more is run after one that ends programs unless they handle it, nor between SIGSTOP and
+        SIGCONT.
         """
         with self._lock:
+            if number in (signal.SIGSTOP, signal.SIGCONT):
+                self._stopped = number == signal.SIGSTOP
             if self._tree is not None and self._tree.send(number):
                 self._sent = number if number in _FATAL else self._sent
             elif number in _FATAL:
@@ -210,6 +214,8 @@ class Job:
                 self._tree, self.pid = tree, tree.pid
                 if self._pending and tree.send(self._pending):
                     self._sent, self._pending = self._pending, 0
+                if self._stopped:
+                    tree.send(signal.SIGSTOP)
             while not tree.ended:
                 self._poll(self._deadline, tree)
                 if not tree.ended:

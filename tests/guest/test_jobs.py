@@ -273,8 +273,19 @@ def test_a_signal_ends_a_list_of_commands(strict: Guest) -> None:
     assert strict.output(info.job_id)[0] == b""
 
 
+def test_a_job_that_is_stopped_runs_nothing_until_it_is_continued(strict: Guest) -> None:
+    """Also where the signal comes when one command has ended and the next has not begun."""
+    for _ in range(20):
+        info = strict.start("true; true; sleep 0.01; echo ran")
+        strict.stub.Signal(pb.JobSignalRequest(job_id=info.job_id, signal="STOP"))
+        written = strict.stub.Read(pb.JobReadRequest(job_id=info.job_id, wait=0.1)).stdout
+        strict.stub.Signal(pb.JobSignalRequest(job_id=info.job_id, signal="CONT"))
+        assert (written, strict.output(info.job_id)[0]) == (b"", b"ran\n")
+
+
 def test_a_signal_that_ends_is_not_forgotten_for_one_that_does_not(guest: Guest) -> None:
-    info = guest.start("sleep 60; echo not reached", terminal=pb.Terminal())
+    info = guest.start("echo ready; sleep 60; echo not reached", terminal=pb.Terminal())
+    guest.until_written(info.job_id, len("ready\r\n"))
     for name in ("STOP", "TERM", "CONT"):
         guest.stub.Signal(pb.JobSignalRequest(job_id=info.job_id, signal=name))
     out, _, ended = guest.output(info.job_id)
