@@ -23,9 +23,14 @@ _log = logging.getLogger(__name__)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class NotNow(Exception):
+    """Raised by a servicer's method where it would have to wait, and may not: it has done nothing, and is called again
+    in a thread that may."""
+
+
 def at_once(function: F) -> F:
     """Decorates a servicer's method that waits for nothing and is done in a moment: it may run in the thread that reads
-    the requests, which saves two changes of threads."""
+    the requests, which saves two changes of threads. Where it cannot be so each time, it asks `context.may_wait`."""
     function.__dict__["at_once"] = True
     return function
 
@@ -62,6 +67,8 @@ class ServicerContext:
         """... and its `release`."""
         self.notes: dict[str, Any] = {}
         """What the servicer says of the call for logs, such as the rule that allowed it."""
+        self.may_wait = True
+        """Whether the method may wait, or else must raise NotNow (set by the server)."""
         self.standing_in: Callable[[], contextlib.AbstractContextManager[None]] | None = None
         """What `waiting` gives (set by the server)."""
         self.on_begin: Callable[[], None] | None = None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Sequence
 
 from vsrpc import codec, connect_unary
 from vsrpc.auth import CHALLENGE, Challenge
-from vsrpc.context import ServicerContext
+from vsrpc.context import NotNow, ServicerContext
 from vsrpc.deadline import Deadline
 from vsrpc.errors import NotRun, RpcError, outcome_unknown
 from vsrpc.hello import REQUEST_ID
@@ -97,7 +97,7 @@ class IncomingCall:
             raise outcome_unknown(f"{self.path}: the guest's daemon was restarted since the call was first sent")
 
     def run(self) -> Response:
-        """Serve the request; every failure becomes a response."""
+        """Serve the request; every failure becomes a response. Raises NotNow where the call must wait, and may not."""
         try:
             if self._refused is not None:
                 raise _refusal(self._refused)
@@ -105,6 +105,8 @@ class IncomingCall:
                 raise self._bad_timeout
             self.check_deadline()
             return self._dispatcher.serve(self)
+        except NotNow:
+            raise
         except RpcError as error:
             if not self.reached_servicer:  # what servicers say is for interceptors to log
                 _log.info("%s %s [%s] refused: %s", self.request.method, self.path, self.request_id, error.details())

@@ -16,6 +16,7 @@ from vsrpc.admission import Budget, TokenBucket
 from vsrpc.auth import Credentials
 from vsrpc.authenticator import Authenticator, NotAuthentic
 from vsrpc.connect_unary import says_not_run
+from vsrpc.context import NotNow
 from vsrpc.dispatcher import Dispatcher
 from vsrpc.errors import NotRun, RpcError, busy
 from vsrpc.hello import Peer
@@ -157,8 +158,12 @@ class Server:
                 and len(call.request.body) <= _SMALL_REQUEST
                 and session.backlog < _MAX_BACKLOG
             ):
-                session.finish(call, self._run(call))
-                return
+                call.context.may_wait = False
+                try:
+                    session.finish(call, self._run(call))
+                    return
+                except NotNow:
+                    call.context.may_wait = True
         if self._slots.acquire(blocking=False):
             try:
                 self._pool.submit(self._work, session, call, unverified)
@@ -246,12 +251,14 @@ class Server:
 
     def _run(self, call: IncomingCall) -> Response:
         try:
-            return call.run()
+            response = call.run()
+        except NotNow:
+            raise
         except Exception:
             _log.exception("%s [%s]: no response could be made", call.path, call.request_id)
-            return call.respond(500, [], b"")  # a caller on a port learns nothing from silence
-        finally:
-            call.release()
+            response = call.respond(500, [], b"")  # a caller on a port learns nothing from silence
+        call.release()
+        return response
 
     def _wanted(self, session: ServerSession, call: IncomingCall) -> bool:
         """Whether somebody waits for a call that is about to run."""

@@ -28,7 +28,7 @@ from typing import Any, Callable, Protocol
 from guest.audit.arguments import arguments, shown
 from guest.files.entries import asked_path
 from vsrpc.admission import TokenBucket
-from vsrpc.context import ServicerContext
+from vsrpc.context import NotNow, ServicerContext
 from vsrpc.dispatcher import Refusal
 from vsrpc.errors import RpcError
 from vsrpc.method import Idempotency, MethodDescriptor
@@ -131,6 +131,8 @@ class Audit:
         context.on_begin = lambda: self._write("begin", **_of(context), args=fields, **_rule(context, None))
         try:
             response = proceed(request, context)
+        except NotNow:
+            raise
         except RpcError as failure:
             self._call(context, fields, started, failure)
             raise
