@@ -36,7 +36,7 @@ from guest.services.shell import ShellServicer
 from guest.services.system import SystemService
 from guest.services.updates import Updates
 from vsrpc._version import __version__
-from vsrpc.context import ServicerContext
+from vsrpc.context import NotNow, ServicerContext
 from vsrpc.dispatcher import Dispatcher
 from vsrpc.errors import RpcError
 from vsrpc.server import Server
@@ -57,6 +57,8 @@ _FREQUENT = frozenset(
         "/vsrpc.v1.System/Ping",
         "/vsrpc.v1.File/UploadChunk",
         "/vsrpc.v1.File/DownloadChunk",
+        "/vsrpc.v1.Job/Read",
+        "/vsrpc.v1.Job/Write",
         "/vsrpc.v1.ServiceManager/Journal",
     )
 )
@@ -105,7 +107,7 @@ class Daemon:
         add_ShellServicer_to_server(ShellServicer(policy.commands, limits=limits), self.dispatcher)
         self._jobs: JobService | JobProxy
         if job_keeper:
-            self._jobs = JobProxy(policy.commands, limits)
+            self._jobs = JobProxy(policy.commands, limits, max_reply)
         else:
             self._jobs = JobService(policy.commands, JobStore(limits.jobs, on_end=self._job_ended), max_reply, limits)
         add_JobServicer_to_server(self._jobs, self.dispatcher)
@@ -179,10 +181,13 @@ def _log_call(proceed: Callable[[Any, ServicerContext], Any], request: Any, cont
         response = proceed(request, context)
         status = "OK"
         return response
+    except NotNow:
+        status = ""
+        raise
     except RpcError as failure:
         status = f"{failure.reason or failure.code().name}: {failure.details()}"
         raise
     finally:
         milliseconds = (time.monotonic() - started) * 1000
-        level = logging.DEBUG if status == "OK" and context.path in _FREQUENT else logging.INFO
+        level = logging.DEBUG if status in ("OK", "") and context.path in _FREQUENT else logging.INFO
         _log.log(level, "%s [%s] %.1f ms %s", context.path, context.request_id, milliseconds, status)

@@ -20,9 +20,10 @@ from guest.audit.sink import sink
 from guest.errors import ERRORS, error
 from guest.jobs.cgroup import Cgroups
 from guest.jobs.live import LiveJob, job_end
+from guest.jobs.sharing import MemoryServer, socket_beside
 from guest.jobs.store import JobStore
 from guest.policies import policies
-from guest.services.job import JobService
+from guest.services.job import JobService, job_info
 from vsrpc._version import __version__
 from vsrpc.context import ServicerContext
 from vsrpc.dispatcher import Dispatcher
@@ -51,6 +52,7 @@ class Keeper:
             journal = sink(dataclasses.replace(settings.audit, file=None))
             self._audit = Audit(journal, secrets.token_hex(16), lambda path: None)
         cgroups, why = _cgroups()
+        self._memory: MemoryServer | None = None
         self._store = JobStore(settings.limits.jobs, on_end=self._job_ended, cgroups=cgroups, no_cgroups=why)
         policy = policies(settings, config_file).commands
         self._service = JobService(policy, self._store, settings.server.max_request_size, settings.limits)
@@ -67,10 +69,15 @@ class Keeper:
 
     def serve(self, listener: Listener) -> None:
         """Serve the daemon. Raises OSError."""
+        path = listener.address[len("unix:") :]
+        self._memory = MemoryServer(
+            socket_beside(path), self._store.find, lambda job: job_info(job).SerializeToString()
+        )
         watcher = threading.Thread(target=self._watch, name="vsrpc-idle", daemon=True)
         watcher.start()
         _tell_systemd(b"READY=1")
         self._server.serve(listener)
+        self._memory.close()
         self._over.set()
         watcher.join()
 
@@ -99,6 +106,8 @@ class Keeper:
         return proceed(request, context)
 
     def _job_ended(self, job: LiveJob) -> None:
+        if self._memory is not None:
+            self._memory.ended(job)
         if self._audit is not None:
             self._audit.event("ended", **job_end(job))
 

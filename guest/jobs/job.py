@@ -7,7 +7,6 @@ returns, whatever happened.
 
 from __future__ import annotations
 
-import math
 import os
 import select
 import signal
@@ -16,8 +15,9 @@ import threading
 import time
 from typing import Callable, Protocol, Sequence
 
-from guest.jobs.process_tree import Home, NoHome, ProcessTree, User, Wake
+from guest.jobs.process_tree import Home, NoHome, ProcessTree, User
 from guest.jobs.stage import CANNOT_EXECUTE, FailedStage, OpenFile, Stage, Status
+from guest.jobs.wake import Wake, milliseconds
 from vsrpc.deadline import Deadline
 
 MAX_OUTPUT = 4 * 1024 * 1024
@@ -86,9 +86,6 @@ class Output(Protocol):
     def close_writer(self) -> None:
         """Close our own copy of the writing end."""
 
-    def close(self) -> None:
-        """Let go of everything."""
-
 
 class Input(Protocol):
     """What the processes read, and who feeds it."""
@@ -145,8 +142,11 @@ class Job:
         user: User | None = None,
         on_start: Callable[[], None] = lambda: None,
         home: Home | None = None,
+        on_process: Callable[[int], None] = lambda pid: None,
     ) -> None:
-        """`on_start` is called once, before the first process."""
+        """`on_start` is called once, before the first process; `on_process` for each pipeline, with its first one's
+        number."""
+        self._on_process = on_process
         self._on_start: Callable[[], None] | None = on_start
         self._home = home or NoHome()
         self._directory = directory
@@ -174,6 +174,15 @@ class Job:
     def wake(self) -> None:
         """There is input, or room for output; from any thread."""
         self._wake.set()
+
+    def sleep(self, deadline: Deadline) -> None:
+        """Wait until wake(), or the deadline; for the thread that runs it."""
+        self._wake.wait(deadline)
+
+    def dup_wake(self) -> list[int]:
+        """New descriptors for a Wake of another process that does what wake() does. Raises OSError, ValueError after
+        `close`."""
+        return self._wake.dup(reader=False)
 
     def signal(self, number: int) -> None:
         """Send a signal to all processes of what runs now; from any thread.
@@ -212,6 +221,7 @@ class Job:
             tree.watch()
             with self._lock:
                 self._tree, self.pid = tree, tree.pid
+                self._on_process(tree.pid)
                 if self._pending and tree.send(self._pending):
                     self._sent, self._pending = self._pending, 0
                 if self._stopped:
@@ -306,9 +316,11 @@ class Job:
     def _poll(self, deadline: Deadline, tree: ProcessTree) -> None:
         """Wait until there is output, the processes ended, the job was cancelled, or the deadline passed."""
         poll = select.poll()
+        outputs: dict[int, Output] = {}
         for output in (self.stdout, self.stderr):
             if output.reader >= 0 and not output.ended:
                 if output.has_room:
+                    outputs[output.reader] = output
                     poll.register(output.reader, select.POLLIN)
                 else:
                     deadline = deadline.sooner(output.patience.remaining())
@@ -317,12 +329,15 @@ class Job:
             poll.register(into, select.POLLOUT)
         for fd in (self._wake.fileno(), *tree.filenos()):
             poll.register(fd, select.POLLIN)
-        remaining = deadline.remaining()
-        poll.poll(None if remaining is None else math.ceil(remaining * 1000))
-        self._wake.clear()
-        self.stdout.read()
-        self.stderr.read()
-        self._stdin.feed()
+        ready = dict(poll.poll(milliseconds(deadline)))
+        if self._wake.fileno() in ready:
+            self._wake.clear()
+            self._stdin.feed()
+        elif into in ready:
+            self._stdin.feed()
+        for fd, output in outputs.items():
+            if fd in ready:
+                output.read()
 
     def check(self, tree: ProcessTree | None = None) -> None:
         """Raise JobTimeout, JobCancelled or JobSignalled when the job must not go on; what runs is killed first."""

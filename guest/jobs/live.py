@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from guest.errors import error
+from guest.jobs.access import JobAccess
 from guest.jobs.cgroup import NO_LIMITS, Cgroup, ResourceLimits
 from guest.jobs.feed import InputFeed
 from guest.jobs.job import CannotExecute, Input, Job, JobCancelled, JobSignalled, JobTimeout, NoInput
 from guest.jobs.log import OutputLog
+from guest.jobs.memory import Memory
 from guest.jobs.process_tree import User
 from guest.jobs.stage import Status
 from guest.jobs.terminal import is_controlling, key_signals, open_terminal, set_size
+from guest.jobs.wake import Wake
 from guest.os_errors import printable
 from guest.policy.commands_syntax import CommandSyntaxError
 from vsrpc.deadline import Deadline
@@ -58,8 +61,39 @@ class Spec:
     limits: ResourceLimits = NO_LIMITS
 
 
-class LiveJob:
+class _Changes(threading.Condition):
+    """Also told to other processes, where they watch."""
+
+    def __init__(self, memory: Memory) -> None:
+        super().__init__()
+        self._memory = memory
+        self._others: Wake | None = None
+
+    def dup(self) -> list[int]:
+        """Both ends of the pipe by which others are told. Raises OSError."""
+        with self:
+            if self._others is None:
+                self._others = Wake()
+            return self._others.dup(reader=True)
+
+    def notify_all(self) -> None:
+        super().notify_all()
+        if self._others is not None and self._memory.watched:
+            self._memory.watched = False
+            self._others.set()
+
+    def close(self) -> None:
+        """Nobody else is told any more."""
+        with self:
+            if self._others is not None:
+                self._others.close()
+
+
+class LiveJob(JobAccess):
     """One job. Everything but `start` may be called from any thread."""
+
+    stdout: OutputLog
+    stderr: OutputLog
 
     def __init__(
         self,
@@ -69,12 +103,13 @@ class LiveJob:
         cgroup: Cgroup | None = None,
     ) -> None:
         """`cgroup`: where its processes belong."""
-        self.id = job_id
+        takes_input = spec.stdin or spec.terminal is not None
+        memory = Memory.make(spec.log_size, takes_input=takes_input, holds_output=spec.hold_output)
+        self._changes = _Changes(memory)
+        super().__init__(job_id, memory, self._changes, self._wake_job)
         self.cgroup = cgroup
         self._on_end = on_end
         self.spec = spec
-        self.changed = threading.Condition()
-        """Notified of all that happens; guards what is below."""
         self.started = time.time()
         self.ended = 0.0
         self.ended_at = 0.0
@@ -86,13 +121,17 @@ class LiveJob:
         self.timed_out = False
         self.out_of_memory = False
         """Whether it was killed because it had used up the memory that it may have."""
-        self.stdout = OutputLog(spec.log_size, self.changed, hold=spec.hold_output)
-        self.stderr = OutputLog(spec.log_size, self.changed, hold=spec.hold_output)
-        self.feed: InputFeed | None = None
-        self._stdin: Input = NoInput()
+        self.stdout = OutputLog(memory, memory.stdout, self.changed)
+        self.stderr = OutputLog(memory, memory.stderr, self.changed)
+        self._feeder: InputFeed | None = None
         self._leader = -1
         try:
-            self._open()
+            self._stdin: Input = NoInput()
+        except BaseException:
+            memory.close()
+            raise
+        try:
+            self._open(memory)
             self._job = self._make_job()
         except BaseException:
             self._let_go()
@@ -118,31 +157,22 @@ class LiveJob:
         """Whether it has ended, and all of its output is in the logs."""
         return self.status is not None
 
-    def attend(self, stdout: int, stderr: int) -> None:
-        """A reader has the outputs up to there, and stays."""
-        made_room = [self.stdout.attend(stdout), self.stderr.attend(stderr)]
-        if any(made_room):
-            self._job.wake()
-            self.poke()
-
-    def write(self, offset: int, content: bytes, eof: bool, deadline: Deadline) -> None:
-        """Give it input; returns when all was taken, at the deadline, or when nobody reads.
-
-        Raises ValueError: see InputFeed.take.
-        """
-        feed = self.feed
-        if feed is None:
-            raise ValueError("the job was started without input")
-        with self.changed:
-            while True:
-                all_taken = feed.take(offset, content, eof)
-                feed.feed()  # at once, where there is room: the job's thread would be a change of threads more
-                if feed.behind:
-                    self._job.wake()
-                if all_taken or feed.closed or deadline.expired:
-                    return
-                if feed.behind:
-                    self.changed.wait(deadline.remaining())
+    def share(self) -> list[int] | None:
+        """New descriptors for another process: its memory, what wakes it, and, twice, what tells of changes. None where
+        it has ended. Raises OSError."""
+        fds: list[int] = []
+        with self.changed, self._memory.file() as fd:
+            if fd is None or self.over:
+                return None
+            try:
+                fds.append(os.dup(fd))
+                fds += self._job.dup_wake()
+                fds += self._changes.dup()
+            except BaseException:
+                for each in fds:
+                    os.close(each)
+                raise
+        return fds
 
     def signal(self, number: int) -> bool:
         """Send a signal to all of its processes; False where it has ended."""
@@ -165,20 +195,9 @@ class LiveJob:
 
     def kill(self) -> None:
         """End it: SIGTERM, and soon SIGKILL. It waits for no reader any more."""
-        self.stdout.release()
-        self.stderr.release()
+        self._memory.release()
+        self.poke()
         self._job.cancel()
-
-    def poke(self) -> None:
-        """Let whoever waits look again at what it waits for."""
-        with self.changed:
-            self.changed.notify_all()
-
-    def wait(self, deadline: Deadline, until: Callable[[], bool]) -> None:
-        """Wait until `until()`, which is called with the lock held, or the deadline."""
-        with self.changed:
-            while not until() and not deadline.expired:
-                self.changed.wait(deadline.remaining())
 
     def join(self, seconds: float | None = None) -> None:
         """Wait for its end."""
@@ -187,28 +206,40 @@ class LiveJob:
     @property
     def kept(self) -> int:
         """Bytes of output that are there."""
-        with self.changed:
-            return self.stdout.end - self.stdout.start + self.stderr.end - self.stderr.start
+        return self.stdout.end - self.stdout.start + self.stderr.end - self.stderr.start
 
     def close(self) -> None:
         """Forget its output; only after its end."""
-        self.stdout.close()
-        self.stderr.close()
+        self.stdout.close_reader()
+        self.stderr.close_reader()
+        self._memory.close()
+
+    def _began(self, pid: int) -> None:
+        self._memory.pid = pid
+
+    def _wake_job(self) -> None:
+        self._job.wake()
+
+    def _feed(self) -> None:
+        assert self._feeder is not None, "it takes input"
+        self._feeder.feed()  # at once, where there is room: the job's thread would be a change of threads more
+        if self._feeder.pending() >= 0:
+            self._job.wake()
 
     # -- its own thread
 
-    def _open(self) -> None:
+    def _open(self, memory: Memory) -> None:
         if self.spec.terminal is not None:
-            self._use_terminal(*self.spec.terminal)
+            self._use_terminal(memory, *self.spec.terminal)
             return
         self.stdout.open_pipe()
         self.stderr.open_pipe()
         if self.spec.stdin:
-            self._take_input(InputFeed(self.changed))
+            self._take_input(InputFeed(memory, self.changed))
 
-    def _take_input(self, feed: InputFeed) -> None:
+    def _take_input(self, feeder: InputFeed) -> None:
         self._stdin.close()
-        self._stdin = self.feed = feed
+        self._stdin = self._feeder = feeder
 
     def _make_job(self) -> Job:
         spec = self.spec
@@ -220,28 +251,28 @@ class LiveJob:
             self._stdin,
             spec.run_as,
             home=self.cgroup,
+            on_process=self._began,
         )
 
     def _let_go(self) -> None:
         """Of all that it has open."""
-        self.stdout.close()
-        self.stderr.close()
         self._stdin.close()
+        self.close()
         if self._leader >= 0:
             os.close(self._leader)
             self._leader = -1
 
-    def _use_terminal(self, rows: int, columns: int) -> None:
+    def _use_terminal(self, memory: Memory, rows: int, columns: int) -> None:
         self._leader, self.stderr.writer = open_terminal(rows, columns)
         self.stdout.use_terminal(self._leader, self.stderr.writer)
-        feed = InputFeed(self.changed, os.dup(self._leader), self._typed)
-        self._take_input(feed)
-        feed.reader = os.dup(self.stderr.writer)
+        feeder = InputFeed(memory, self.changed, os.dup(self._leader), self._typed)
+        self._take_input(feeder)
+        feeder.reader = os.dup(self.stderr.writer)
 
-    def _typed(self, typed: bytes) -> None:
+    def _typed(self, typed: memoryview) -> None:
         """Do what the kernel does where a session has the terminal: the commands of a pipeline have one each."""
         if not is_controlling(self._leader):
-            for number in key_signals(self._leader, typed):
+            for number in key_signals(self._leader, bytes(typed)):
                 self._job.signal(number)
 
     def _run(self) -> None:
@@ -290,7 +321,8 @@ class LiveJob:
                 left -= output.end - before
                 if output.has_room and output.end == before:
                     break
-                self.wait(output.patience, lambda output=output: output.has_room)  # type: ignore[misc]
+                if not output.has_room:
+                    self._job.sleep(output.patience)
 
     def _end(self, status: Status, failure: RpcError | None) -> None:
         self.stdout.close_reader()
@@ -304,7 +336,9 @@ class LiveJob:
             self.failure = failure
             self.status = status
             self.ended, self.ended_at = time.time(), time.monotonic()
+            self._memory.over = True
             self.changed.notify_all()
+            self._changes.close()
         self._on_end(self)
 
 

@@ -18,46 +18,8 @@ from dataclasses import dataclass
 from typing import Any, ContextManager, Mapping, Protocol, Sequence
 
 from guest.jobs.heritage import disinherit
+from guest.jobs.wake import Wake
 from vsrpc.deadline import Deadline
-
-
-class Wake:
-    """Wakes a thread that polls `fileno()`; may be set from any thread, at any time, also after it was closed."""
-
-    def __init__(self) -> None:
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def fileno(self) -> int:
-        """The descriptor that becomes readable."""
-        return self._reader
-
-    def set(self) -> None:
-        """Make it readable."""
-        with self._lock:
-            if not self._closed:
-                try:
-                    os.write(self._writer, b"!")
-                except BlockingIOError:  # it is readable already
-                    pass
-
-    def clear(self) -> None:
-        """Make it unreadable again."""
-        try:
-            os.read(self._reader, 4096)
-        except BlockingIOError:
-            pass
-
-    def close(self) -> None:
-        """Close both ends."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                os.close(self._reader)
-                os.close(self._writer)
 
 
 @dataclass(frozen=True)

@@ -75,11 +75,15 @@ class JobStore:
 
     def get(self, job_id: str) -> LiveJob:
         """The job of that id. Raises RpcError JOB_NOT_FOUND."""
-        with self._lock:
-            job = self._jobs.get(job_id)
+        job = self.find(job_id)
         if job is None:
             raise _not_found(job_id)
         return job
+
+    def find(self, job_id: str) -> LiveJob | None:
+        """The job of that id, if there is one."""
+        with self._lock:
+            return self._jobs.get(job_id)
 
     def all(self) -> list[LiveJob]:
         """All jobs, the oldest first."""

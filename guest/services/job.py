@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import signal
 from typing import Callable
 
 from guest.config import LimitsConfig
 from guest.errors import error
+from guest.files.buffers import BufferPool
+from guest.jobs.access import JobAccess
 from guest.jobs.cgroup import ResourceLimits
 from guest.jobs.live import LiveJob, Spec
 from guest.jobs.store import JobStore
@@ -15,7 +18,7 @@ from guest.jobs.terminal import DEFAULT_COLUMNS, DEFAULT_ROWS, MAX_SIZE
 from guest.policy.commands import CommandPolicy
 from guest.services.command import Options, prepare
 from vsrpc.bulk import bulk
-from vsrpc.context import ServicerContext
+from vsrpc.context import NotNow, ServicerContext, at_once
 from vsrpc.deadline import Deadline
 from vsrpc.v1 import job_pb2 as pb
 from vsrpc.v1.job_vsrpc import JobServicer
@@ -43,6 +46,9 @@ _MAX_WAIT = 3600.0
 _JUDGING_TIME = 10.0  # seconds
 _ANSWER_TIME = 0.2  # seconds kept back from a call's deadline
 
+_LARGE = 65536  # bytes from which on output is read into a buffer that was used before
+_buffers = BufferPool()
+
 _TERM = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}\Z")
 
 
@@ -69,41 +75,23 @@ class JobService(JobServicer):
         _wait(job, request.wait, context, lambda: job.over or job.stdout.end > 0 or job.stderr.end > 0)
         _, stdout = job.stdout.content(0, READ_SIZE)
         _, stderr = job.stderr.content(0, MAX_STDERR)
-        return pb.JobStartResponse(job=_info(job), stdout=stdout, stderr=stderr)
+        return pb.JobStartResponse(job=job_info(job), stdout=stdout, stderr=stderr)
 
     @bulk(response="stdout")
     def Read(self, request: pb.JobReadRequest, context: ServicerContext) -> pb.JobReadResponse:
         """Read output."""
         job = self._store.get(request.job_id)
-        out, err = request.stdout_offset, request.stderr_offset
-        _check_offset("stdout_offset", out, job.stdout.end)
-        _check_offset("stderr_offset", err, job.stderr.end)
-        limit = request.max_bytes or READ_SIZE
-        if limit < 0:
-            raise error("INVALID_PARAMS", f"max_bytes is {limit}: give 1 or more", field="max_bytes")
-        job.attend(out, err)
-        _wait(job, request.wait, context, lambda: job.over or job.stdout.end > out or job.stderr.end > err)
-        info = _info(job)  # before the reading, so that `output_ended` is told with the last of it
-        out, stdout = job.stdout.content(out, min(limit, self._max_content))
-        err, stderr = job.stderr.content(err, min(limit, self._max_content, MAX_STDERR))
-        context.send_content(stdout)
-        return pb.JobReadResponse(stdout_offset=out, stderr_offset=err, job=info, stderr=stderr)
+        check_read(job, request)
+        job.attend(request.stdout_offset, request.stderr_offset)
+        wait_for_output(job, request, context)
+        info = job_info(job)  # before the reading, so that `output_ended` is told with the last of it
+        return read(job, request, context, info, self._max_content)
 
+    @at_once
     @bulk(request="content")
     def Write(self, request: pb.JobWriteRequest, context: ServicerContext) -> pb.JobWriteResponse:
         """Write input."""
-        job = self._store.get(request.job_id)
-        if job.feed is None:
-            raise error("WRONG_STATE", f"Job {job.id} was started without input (stdin)", job_id=job.id)
-        if request.offset < 0:
-            raise error("INVALID_PARAMS", f"offset is {request.offset}: give 0 or more", field="offset")
-        try:
-            with context.waiting():
-                content = bytes(context.content)
-                job.write(request.offset, content, request.eof, _patience(request.wait, context))
-        except ValueError as wrong:
-            raise error("INVALID_PARAMS", f"offset: {wrong}", field="offset", offset=job.feed.offset) from None
-        return pb.JobWriteResponse(offset=job.feed.offset, closed=job.feed.closed)
+        return write(self._store.get(request.job_id), request, context)
 
     def Signal(self, request: pb.JobSignalRequest, context: ServicerContext) -> pb.JobSignalResponse:
         """Send a signal."""
@@ -111,7 +99,7 @@ class JobService(JobServicer):
         number = _signal(request.signal)
         if not job.signal(number):
             raise error("WRONG_STATE", f"Job {job.id} has no process any more", job_id=job.id)
-        return pb.JobSignalResponse(job=_info(job))
+        return pb.JobSignalResponse(job=job_info(job))
 
     def Resize(self, request: pb.JobResizeRequest, context: ServicerContext) -> pb.JobResizeResponse:
         """Change the terminal's size."""
@@ -125,17 +113,70 @@ class JobService(JobServicer):
         """Wait for the end."""
         job = self._store.get(request.job_id)
         _wait(job, request.wait, context, lambda: job.over)
-        return pb.JobWaitResponse(job=_info(job))
+        return pb.JobWaitResponse(job=job_info(job))
 
     def List(self, request: pb.JobListRequest, context: ServicerContext) -> pb.JobListResponse:
         """All jobs."""
-        return pb.JobListResponse(jobs=map(_info, self._store.all()))
+        return pb.JobListResponse(jobs=map(job_info, self._store.all()))
 
     def Forget(self, request: pb.JobForgetRequest, context: ServicerContext) -> pb.JobForgetResponse:
         """Drop a job."""
         with context.waiting():
             self._store.forget(request.job_id, request.kill)
         return pb.JobForgetResponse(job_id=request.job_id)
+
+
+def check_read(job: JobAccess, request: pb.JobReadRequest) -> None:
+    """Raises RpcError INVALID_PARAMS for what cannot be read."""
+    _check_offset("stdout_offset", request.stdout_offset, job.stdout.end)
+    _check_offset("stderr_offset", request.stderr_offset, job.stderr.end)
+    if request.max_bytes < 0:
+        raise error("INVALID_PARAMS", f"max_bytes is {request.max_bytes}: give 1 or more", field="max_bytes")
+    _check_wait(request.wait)
+
+
+def wait_for_output(job: JobAccess, request: pb.JobReadRequest, context: ServicerContext) -> None:
+    """Wait for the time asked for, until there is any, or the end."""
+    out, err = request.stdout_offset, request.stderr_offset
+    _wait(job, request.wait, context, lambda: job.over or job.stdout.end > out or job.stderr.end > err)
+
+
+def read(
+    job: JobAccess, request: pb.JobReadRequest, context: ServicerContext, info: pb.JobInfo, max_content: int
+) -> pb.JobReadResponse:
+    """The response to a Read, now. `info`: what was known of the job before. `max_content`: most bytes of an output."""
+    limit = min(request.max_bytes or READ_SIZE, max_content)
+    if min(limit, job.stdout.end - request.stdout_offset) < _LARGE:
+        out, stdout = job.stdout.content(request.stdout_offset, limit)
+        context.send_content(stdout)
+    else:
+        buffer = _buffers.take(limit)
+        content = memoryview(buffer)
+        out, count = job.stdout.read_into(request.stdout_offset, content)
+        context.send_content(content[:count], functools.partial(_buffers.give, buffer))
+    err, stderr = job.stderr.content(request.stderr_offset, min(limit, MAX_STDERR))
+    return pb.JobReadResponse(stdout_offset=out, stderr_offset=err, job=info, stderr=stderr)
+
+
+def write(job: JobAccess, request: pb.JobWriteRequest, context: ServicerContext) -> pb.JobWriteResponse:
+    """Serve a Write."""
+    if not job.takes_input:
+        raise error("WRONG_STATE", f"Job {job.id} was started without input (stdin)", job_id=job.id)
+    if request.offset < 0:
+        raise error("INVALID_PARAMS", f"offset is {request.offset}: give 0 or more", field="offset")
+    if not context.may_wait and not job.takes_now(request.offset, len(context.content)):
+        raise NotNow
+    patience = _patience(request.wait, context)
+    if not context.may_wait:
+        patience = Deadline(0)
+    elif request.wait:
+        context.add_callback(job.poke)
+    try:
+        with context.waiting():
+            job.write(request.offset, memoryview(context.content), request.eof, patience, context.is_active)
+    except ValueError as wrong:
+        raise error("INVALID_PARAMS", f"offset: {wrong}", field="offset", offset=job.input_offset) from None
+    return pb.JobWriteResponse(offset=job.input_offset, closed=job.input_closed)
 
 
 def judge(policy: CommandPolicy, request: pb.JobStartRequest, limits: LimitsConfig) -> Spec:
@@ -176,7 +217,8 @@ def judge(policy: CommandPolicy, request: pb.JobStartRequest, limits: LimitsConf
     )
 
 
-def _info(job: LiveJob) -> pb.JobInfo:
+def job_info(job: LiveJob) -> pb.JobInfo:
+    """What is known of a job now."""
     with job.changed:
         status = job.status
         return pb.JobInfo(
@@ -197,12 +239,12 @@ def _info(job: LiveJob) -> pb.JobInfo:
             stdout_start=job.stdout.start,
             stderr_size=job.stderr.end,
             stderr_start=job.stderr.start,
-            stdin_size=job.feed.offset if job.feed else 0,
+            stdin_size=job.input_offset,
             output_ended=job.over,
         )
 
 
-def _wait(job: LiveJob, asked: float, context: ServicerContext, until: Callable[[], bool]) -> None:
+def _wait(job: JobAccess, asked: float, context: ServicerContext, until: Callable[[], bool]) -> None:
     """Wait until `until()`, for the time asked for at most, or until the caller goes."""
     deadline = _patience(asked, context)
     if until() or not asked or not context.add_callback(job.poke):

@@ -1,4 +1,5 @@
-"""The Job service where a keeper runs the jobs (guest.keeper): what comes is judged here, and passed on."""
+"""The Job service where a keeper runs the jobs (guest.keeper): what comes is judged here, and passed on. What a job
+writes and reads goes straight from and into its memory (guest.jobs.sharing)."""
 
 from __future__ import annotations
 
@@ -8,13 +9,15 @@ from typing import Any, Callable
 
 from guest.config import LimitsConfig
 from guest.errors import error
+from guest.jobs.sharing import socket_beside
 from guest.jobs.store import LEAVING
+from guest.jobs.view import JobView, MemoryClient
 from guest.keeper import SOCKET, UNIT
 from guest.policy.commands import CommandPolicy
-from guest.services.job import judge
+from guest.services.job import check_read, judge, read, wait_for_output, write
 from vsrpc.bulk import BulkMethod, bulk
 from vsrpc.channel import Channel, ChannelOptions
-from vsrpc.context import ServicerContext
+from vsrpc.context import NotNow, ServicerContext, at_once
 from vsrpc.errors import RpcError
 from vsrpc.transports import connector
 from vsrpc.v1 import error_pb2, job_vsrpc
@@ -45,12 +48,15 @@ class JobProxy(job_vsrpc.JobServicer):
         self,
         policy: CommandPolicy,
         limits: LimitsConfig,
+        max_reply: int,
         path: str = SOCKET,
         start: Callable[[], None] = start_unit,
     ) -> None:
         self._policy = policy
         self._limits = limits
+        self._max_content = max_reply // 2
         self._start = start
+        self._memory = MemoryClient(socket_beside(path))
         self._starting = threading.Lock()
         name, connect = connector(f"unix:{path}")
         options = ChannelOptions(
@@ -73,6 +79,7 @@ class JobProxy(job_vsrpc.JobServicer):
 
     def stop(self) -> None:
         """Leave the keeper; its jobs go on."""
+        self._memory.close()
         self._channel.close()
 
     def Start(self, request: pb.JobStartRequest, context: ServicerContext) -> Any:
@@ -95,11 +102,27 @@ class JobProxy(job_vsrpc.JobServicer):
     @bulk(response="stdout")
     def Read(self, request: pb.JobReadRequest, context: ServicerContext) -> Any:
         """Read output."""
+        view = self._memory.view(request.job_id)
+        if view is not None:
+            check_read(view, request)
+            view.attend(request.stdout_offset, request.stderr_offset)
+            wait_for_output(view, request, context)
+            response = read(view, request, context, _info(view), self._max_content)
+            if not view.over:
+                return response
         return self._of_job("Read", request, context)
 
+    @at_once
     @bulk(request="content")
     def Write(self, request: pb.JobWriteRequest, context: ServicerContext) -> Any:
         """Write input."""
+        view = self._memory.view(request.job_id, ask=context.may_wait)
+        if view is not None:
+            response = write(view, request, context)
+            if not view.over:
+                return response
+        if not context.may_wait:
+            raise NotNow
         return self._of_job("Write", request, context)
 
     def Signal(self, request: pb.JobSignalRequest, context: ServicerContext) -> Any:
@@ -163,6 +186,16 @@ class JobProxy(job_vsrpc.JobServicer):
                 said = getattr(failure, "stderr", None) or str(failure).encode()
                 message = f"{UNIT}, which runs jobs, cannot be started: {said.decode(errors='replace').strip()}"
                 raise error("SERVICE_UNAVAILABLE", message) from failure
+
+
+def _info(view: JobView) -> pb.JobInfo:
+    """What is known of a job that runs."""
+    info = pb.JobInfo.FromString(view.info)
+    info.pid = view.pid
+    info.stdout_size, info.stdout_start = view.stdout.end, view.stdout.start
+    info.stderr_size, info.stderr_start = view.stderr.end, view.stderr.start
+    info.stdin_size = view.input_offset
+    return info
 
 
 def _as_ours(failure: RpcError) -> RpcError:

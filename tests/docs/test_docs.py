@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from guest.config import GuestConfig, LimitsConfig, SecurityConfig, ServerConfig
-from guest.jobs import feed, job, log, store, terminal
+from guest.jobs import job, memory, store, terminal
 from guest.jobs.live import TIMED_OUT
 from guest.policy.commands import DEFAULT_COMMANDS
 from guest.services import file, shell
@@ -171,9 +171,9 @@ def test_limits() -> None:
         f"`server.max_request_size` and {server._BODY_ROOM // KIB} KiB",
         f"{job_service.LOG_SIZE // MIB} MiB by default, {job_service.LOG_SIZES.start // KIB} KiB to "
         f"{job_service.LOG_SIZES[-1] // MIB} MiB.",
-        f"Without a `Read` for {log._ATTENTION:g} s the log drops",
+        f"Without a `Read` for {memory.ATTENTION:g} s the log drops",
         f"up to {job_service._MAX_WAIT:g} s, and within its deadline",
-        f"at most {feed.MAX_AHEAD // MIB} MiB ahead of the job",
+        f"at most {memory.MAX_AHEAD // MIB} MiB ahead of the job",
         f"a size of 0 is {terminal.DEFAULT_ROWS} rows, {terminal.DEFAULT_COLUMNS} columns",
         f"after their end, {store.KEPT_JOBS} of them and {store.KEPT_BYTES // MIB} MiB of their output",
     ],

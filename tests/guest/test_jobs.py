@@ -17,7 +17,7 @@ import vsrpc
 from guest import config, keeper
 from guest.config import LimitsConfig
 from guest.errors import ERRORS
-from guest.jobs import log
+from guest.jobs import memory
 from guest.jobs.store import JobStore
 from guest.policy.commands import CommandPolicy
 from guest.policy.paths import PathPolicy
@@ -45,9 +45,10 @@ class Guest:
         self._threads: list[threading.Thread] = []
         self._policy = policy
         self._path = f"{directory}/keeper.sock"
+        self.keeper_idle_seconds = 600.0
         self.service: JobService | JobProxy
         if kept:
-            self.service = JobProxy(policy, LimitsConfig(), self._path, self.start_keeper)
+            self.service = JobProxy(policy, LimitsConfig(), MAX_REPLY, self._path, self.start_keeper)
         else:
             self.service = JobService(policy, JobStore(max_jobs), MAX_REPLY, LimitsConfig())
         dispatcher = Dispatcher(errors=ERRORS, max_request_size=MAX_REPLY)
@@ -57,10 +58,10 @@ class Guest:
         self.channel: Channel = vsrpc.connect(f"unix:{directory}/guest.sock", vsrpc.ChannelOptions(max_retries=0))
         self.stub = JobStub(self.channel)
 
-    def start_keeper(self, idle_seconds: float = 600) -> None:
+    def start_keeper(self) -> None:
         file = f"{self.directory}/guest.yaml"
         Path(file).write_text("security: {allowed_commands: null}\n")
-        self._keeper = keeper.Keeper(config.load(file), file, idle_seconds)
+        self._keeper = keeper.Keeper(config.load(file), file, self.keeper_idle_seconds)
         self._serve(self._keeper.serve, listener(f"unix:{self._path}"))
 
     def _serve(self, serve: Callable[[Listener], None], where: Listener) -> None:
@@ -196,11 +197,89 @@ def test_input_reaches_the_job_in_pieces_and_ends(guest: Guest) -> None:
     assert guest.output(info.job_id)[0].split()[0].decode() == hashlib.md5(content).hexdigest()
 
 
+def test_input_may_come_in_any_order(guest: Guest) -> None:
+    """Of calls under way at a time one may overtake another: it waits for the bytes before its own."""
+    content = os.urandom(4 * MIB)
+    info = guest.start("md5sum", stdin=True)
+    requests = [
+        pb.JobWriteRequest(job_id=info.job_id, offset=at, content=content[at : at + MIB], wait=60)
+        for at in range(0, len(content), MIB)
+    ]
+    calls = [guest.stub.Write.future(request, timeout=90) for request in reversed(requests)]
+    assert max(call.result().offset for call in calls) == len(content)
+    guest.stub.Write(pb.JobWriteRequest(job_id=info.job_id, offset=len(content), eof=True))
+    assert guest.output(info.job_id)[0].split()[0].decode() == hashlib.md5(content).hexdigest()
+
+
+def test_bytes_before_which_some_never_come(guest: Guest) -> None:
+    info = guest.start("cat", stdin=True)
+    late = pb.JobWriteRequest(job_id=info.job_id, offset=3, content=b"d")
+    error = refused(guest.stub.Write, late)
+    assert (reason(error), "offset 3 is beyond the 0 bytes" in error.details()) == (2001, True)
+    late.wait = 0.2
+    assert guest.stub.Write(late).offset == 0  # nothing was taken
+    guest.stub.Write(pb.JobWriteRequest(job_id=info.job_id, content=b"abc"))
+    guest.stub.Write(late)
+    guest.stub.Write(pb.JobWriteRequest(job_id=info.job_id, offset=4, eof=True))
+    assert guest.output(info.job_id)[0] == b"abcd"
+
+
+def test_who_waits_for_bytes_in_front_of_its_own_does_not_wait_for_room(guest: Guest) -> None:
+    info = guest.start("sleep 60", stdin=True)
+    guest.stub.Write(pb.JobWriteRequest(job_id=info.job_id, content=bytes(2 * MIB)))  # more than a pipe holds
+    late = pb.JobWriteRequest(job_id=info.job_id, offset=2 * MIB + 1, content=b"b", wait=60)
+    call = guest.stub.Write.future(late, timeout=90)
+    assert guest.stub.Write(pb.JobWriteRequest(job_id=info.job_id, offset=2 * MIB, content=b"a")).offset > 2 * MIB
+    assert call.result(30).offset == 2 * MIB + 2
+    guest.stub.Forget(pb.JobForgetRequest(job_id=info.job_id, kill=True))
+
+
+def test_nobody_waits_to_write_to_a_job_that_reads_no_more(guest: Guest) -> None:
+    info = guest.start("read line; exec 0<&-; echo closed; sleep 60", stdin=True)
+    late = pb.JobWriteRequest(job_id=info.job_id, offset=100, content=b"b", wait=60)
+    call = guest.stub.Write.future(late, timeout=90)
+    guest.stub.Write(pb.JobWriteRequest(job_id=info.job_id, content=b"x\n"))
+    guest.until_written(info.job_id, 7)
+    guest.stub.Write(pb.JobWriteRequest(job_id=info.job_id, offset=2, content=b"x"))  # it shows
+    assert call.result(30).closed
+    guest.stub.Forget(pb.JobForgetRequest(job_id=info.job_id, kill=True))
+
+
+def test_all_who_wait_for_output_are_told(guest: Guest) -> None:
+    info = guest.start("cat", stdin=True)
+    reads = [guest.stub.Read.future(pb.JobReadRequest(job_id=info.job_id, wait=60), timeout=90) for _ in range(20)]
+    left = guest.stub.Read.future(pb.JobReadRequest(job_id=info.job_id, wait=60), timeout=90)
+    left.cancel()
+    guest.stub.Write(pb.JobWriteRequest(job_id=info.job_id, content=b"x"))
+    assert {call.result().stdout for call in reads} == {b"x"}
+    guest.stub.Write(pb.JobWriteRequest(job_id=info.job_id, offset=1, eof=True))
+    assert guest.end(info.job_id).exit_code == 0
+
+
+def test_nothing_is_left_open_of_jobs_that_are_forgotten(guest: Guest) -> None:
+    def run() -> None:
+        info = guest.start("cat; echo err >&2", stdin=True)
+        guest.stub.Write(pb.JobWriteRequest(job_id=info.job_id, content=b"x", eof=True))
+        assert guest.output(info.job_id)[:2] == (b"x", b"err\n")
+        guest.stub.Forget(pb.JobForgetRequest(job_id=info.job_id))
+
+    run()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        run()
+    until = time.monotonic() + 30  # the news of an end may still be on its way to the daemon
+    while len(os.listdir("/proc/self/fd")) > before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
 def test_input_that_nobody_reads(guest: Guest) -> None:
     info = guest.start("exec 0<&-; echo closed; sleep 60", stdin=True)
     guest.until_written(info.job_id, 7)
-    reply = guest.stub.Write(pb.JobWriteRequest(job_id=info.job_id, content=b"x" * 3 * MIB, wait=60), timeout=90)
-    assert reply.closed
+    reply = pb.JobWriteResponse()
+    while not reply.closed:  # the first bytes may be taken before it shows
+        request = pb.JobWriteRequest(job_id=info.job_id, offset=reply.offset, content=b"x" * 3 * MIB, wait=60)
+        reply = guest.stub.Write(request, timeout=90)
     guest.stub.Forget(pb.JobForgetRequest(job_id=info.job_id, kill=True))
 
 
@@ -275,7 +354,7 @@ def test_a_signal_ends_a_list_of_commands(strict: Guest) -> None:
 
 def test_a_job_that_is_stopped_runs_nothing_until_it_is_continued(strict: Guest) -> None:
     """Also where the signal comes when one command has ended and the next has not begun."""
-    for _ in range(20):
+    for _ in range(10):
         info = strict.start("true; true; sleep 0.01; echo ran")
         strict.stub.Signal(pb.JobSignalRequest(job_id=info.job_id, signal="STOP"))
         written = strict.stub.Read(pb.JobReadRequest(job_id=info.job_id, wait=0.1)).stdout
@@ -351,7 +430,7 @@ def test_a_job_waits_for_a_slow_reader(guest: Guest) -> None:
 
 
 def test_a_job_that_nobody_reads_any_more_does_not_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(log, "_ATTENTION", 0.2)
+    monkeypatch.setattr(memory, "ATTENTION", 0.2)
     guest = Guest(tmp_path)
     try:
         info = guest.start(f"head -c {3 * MIB} /dev/zero", log_size=64 * 1024, hold_output=True)
@@ -366,7 +445,7 @@ def test_forgetting_a_job_that_waits_for_a_reader(guest: Guest) -> None:
     guest.until_written(info.job_id, 64 * 1024)
     begun = time.monotonic()
     guest.stub.Forget(pb.JobForgetRequest(job_id=info.job_id, kill=True), timeout=100)
-    assert time.monotonic() - begun < log._ATTENTION / 2
+    assert time.monotonic() - begun < memory.ATTENTION / 2
     assert not guest.stub.List(pb.JobListRequest()).jobs
 
 
@@ -533,7 +612,8 @@ def test_a_keeper_judges_by_the_configuration_as_it_is_now(tmp_path: Path) -> No
 
 def test_a_keeper_leaves_when_it_has_nothing_to_keep(tmp_path: Path) -> None:
     guest = Guest(tmp_path, kept=True)
-    guest.start_keeper(idle_seconds=0.2)
+    guest.keeper_idle_seconds = 0.2
+    guest.start_keeper()
     info = guest.start("true")
     guest.end(info.job_id)
     guest.stub.Forget(pb.JobForgetRequest(job_id=info.job_id))

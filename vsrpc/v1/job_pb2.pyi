@@ -403,7 +403,7 @@ class JobWriteRequest(_message.Message):
     eof: _builtins.bool
     """Whether the input ends after them."""
     wait: _builtins.float
-    """Seconds to wait for the job to take them."""
+    """Seconds to wait for room, and for bytes in front of them that are under way."""
     def __init__(
         self,
         *,

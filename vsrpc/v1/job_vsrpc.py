@@ -117,7 +117,8 @@ class JobStub:
             request_serializer=JOB_WRITE.serialize,
             response_deserializer=JOB_WRITE.deserialize,
         )
-        """Writes input at an offset. What was written before may come again; what nobody reads is dropped, which `closed` tells.
+        """Writes input at an offset. What was written before may come again, and what comes before the bytes in front of it waits
+        for them; what nobody reads is dropped, which `closed` tells.
         Error JOB_NOT_FOUND; WRONG_STATE for a job that was started without input.
         """
         self.Signal: UnaryUnary[job_pb2.JobSignalRequest, job_pb2.JobSignalResponse] = channel.unary_unary(
@@ -173,7 +174,8 @@ class JobServicer:
         raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.Job.Read is not implemented here")
 
     def Write(self, request: job_pb2.JobWriteRequest, context: ServicerContext) -> job_pb2.JobWriteResponse:
-        """Writes input at an offset. What was written before may come again; what nobody reads is dropped, which `closed` tells.
+        """Writes input at an offset. What was written before may come again, and what comes before the bytes in front of it waits
+        for them; what nobody reads is dropped, which `closed` tells.
         Error JOB_NOT_FOUND; WRONG_STATE for a job that was started without input.
         """
         raise RpcError(Code.UNIMPLEMENTED, "vsrpc.v1.Job.Write is not implemented here")

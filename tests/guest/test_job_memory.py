@@ -1,0 +1,193 @@
+"""The memory that a keeper of jobs and the daemon share: rings against a model, and both ends over a real socket."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guest.jobs import memory
+from guest.jobs.live import LiveJob
+from guest.jobs.memory import InputRing, Memory, OutputRing
+from guest.jobs.sharing import MemoryServer
+from guest.jobs.view import MemoryClient
+from vsrpc.deadline import Deadline
+
+SIZE = 64
+PATIENCE = 30.0
+
+
+def other(one: Memory) -> Memory:
+    """The same memory, as another process has it."""
+    with one.file() as fd:
+        assert fd is not None
+        return Memory(os.dup(fd))
+
+
+def put(one: Memory, ring: OutputRing, content: bytes) -> None:
+    """As a job's thread writes."""
+    with one.file() as fd:
+        assert fd is not None
+        while content:
+            place, count = ring.place(len(content))
+            ring.make_way(count)
+            os.pwrite(fd, content[:count], place)
+            ring.grow(count)
+            content = content[count:]
+
+
+@given(st.lists(st.tuples(st.binary(max_size=3 * SIZE), st.integers(0, 6 * SIZE), st.integers(0, 2 * SIZE))))
+def test_output_is_what_was_written_last(steps: list[tuple[bytes, int, int]]) -> None:
+    job = Memory.make(SIZE, takes_input=False)
+    reader = other(job)
+    written = b""
+    for content, offset, limit in steps:
+        put(job, job.stdout, content)
+        put(job, job.stderr, content[::-1])
+        written += content
+        begin, found = reader.stdout.content(offset, limit)
+        assert (reader.stdout.end, reader.stdout.start) == (len(written), max(0, len(written) - SIZE))
+        assert begin == min(max(offset, reader.stdout.start), len(written))
+        assert found == written[begin : begin + limit]
+    job.close()
+    assert (job.stdout.end, job.stdout.content(0, SIZE)[1]) == (len(written), b"")
+    reader.close()
+
+
+@given(st.lists(st.tuples(st.integers(0, 3 * SIZE), st.integers(0, 2 * SIZE), st.integers(0, SIZE))))
+def test_input_is_taken_once_and_in_order(steps: list[tuple[int, int, int]]) -> None:
+    """Whoever writes, again or not, and however much the job has read."""
+    content = bytes(range(256)) * 3
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(memory, "MAX_AHEAD", SIZE)
+        job = Memory.make(SIZE, takes_input=True)
+    writers = [each for each in (job.input, other(job).input) if each]
+    ring = writers[0]
+    read = b""
+    for number, (offset, count, taken) in enumerate(steps):
+        before = ring.offset
+        piece = memoryview(content)[offset : offset + count]
+        room = ring.takes(offset, count)
+        if offset > before:
+            with pytest.raises(ValueError, match=f"offset {offset} is beyond the {before} bytes"):
+                writers[number % 2].take(offset, piece, False)
+            continue
+        whole = writers[number % 2].take(offset, piece, False)
+        assert whole == (ring.offset >= offset + count)
+        assert whole or ring.behind == SIZE
+        assert not room or whole
+        read += take(ring, taken)
+    read += take(ring, 2 * SIZE)
+    assert read == content[: ring.offset]
+    job.close()
+
+
+def take(ring: InputRing, count: int) -> bytes:
+    """As the job reads."""
+    found = b""
+    while count > len(found) and ring.behind:
+        piece = bytes(ring.next()[: count - len(found)])
+        ring.fed(len(piece))
+        found += piece
+    return found
+
+
+def test_what_follows_the_end_of_the_input_is_refused() -> None:
+    job = Memory.make(SIZE, takes_input=True)
+    ring = job.input
+    assert ring is not None
+    assert ring.take(0, memoryview(b"ab"), True)
+    assert ring.take(1, memoryview(b"b"), True)  # again
+    with pytest.raises(ValueError, match="the input has ended after 2 bytes"):
+        ring.take(2, memoryview(b"c"), False)
+    job.close()
+    assert ring.take(0, memoryview(b"ab"), True)  # nobody reads it any more
+
+
+def test_memory_of_another_version_is_refused() -> None:
+    job = Memory.make(SIZE, takes_input=False)
+    job.counters[0] += 1
+    with job.file() as fd:
+        assert fd is not None
+        with pytest.raises(ValueError, match="the layout is 2, not 1"):
+            Memory(fd)
+    job.close()
+
+
+def test_output_is_held_for_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Memory.make(SIZE, takes_input=False, holds_output=True)
+    reader = other(job)
+    put(job, job.stdout, b"x" * SIZE)
+    assert job.stdout.room == 0
+    assert not reader.attend(0, 0)
+    assert reader.attend(10, 0)
+    assert not reader.attend(10, 0)  # once is enough
+    assert (job.stdout.room, job.stdout.patience.remaining()) == (10, None)
+    put(job, job.stdout, b"y" * 10)
+    assert (job.stdout.patience.remaining() or 0) <= memory.NAP  # who was to tell of room may have died
+    monkeypatch.setattr(memory, "ATTENTION", 0.0)  # the reader has been away for too long
+    assert job.stdout.room == SIZE
+
+
+class Ends:
+    """Both ends of a socket; the keeper's knows the jobs in `jobs`."""
+
+    def __init__(self, path: Path) -> None:
+        self.jobs: dict[str, LiveJob] = {}
+        self.path = str(path)
+        self.server = MemoryServer(self.path, lambda job_id: self.jobs.get(job_id), lambda job: job.id.encode())
+        self.client = MemoryClient(self.path)
+
+    def close(self) -> None:
+        self.client.close()
+        self.server.close()
+
+
+@pytest.fixture
+def ends(tmp_path: Path) -> Iterator[Ends]:
+    made = Ends(tmp_path / "s")
+    yield made
+    made.close()
+
+
+def test_a_keeper_that_is_not_there(tmp_path: Path) -> None:
+    client = MemoryClient(str(tmp_path / "none"))
+    assert client.view("00000000") is None
+    client.close()
+
+
+def test_only_root_may_ask(ends: Ends) -> None:
+    assert os.stat(ends.path).st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("job_id", ["00000000", "", "x" * 8, "x" * 200, "ä" * 8, "\0" * 8])
+def test_jobs_that_are_none(ends: Ends, job_id: str) -> None:
+    assert ends.client.view(job_id) is None
+
+
+def test_who_waits_is_told_when_the_keeper_goes(ends: Ends, tmp_path: Path) -> None:
+    from test_jobs import Guest, pb
+
+    guest = Guest(tmp_path, kept=False)
+    info = guest.start("sleep 60")
+    ends.jobs[info.job_id] = guest.service._store.get(info.job_id)  # type: ignore[union-attr]
+    view = ends.client.view(info.job_id)
+    assert view is not None
+    assert (view.info, view.over) == (info.job_id.encode(), False)
+    waiting = [
+        threading.Thread(target=view.wait, args=(Deadline(PATIENCE), lambda: view.over), daemon=True) for _ in range(3)
+    ]
+    for thread in waiting:
+        thread.start()
+    ends.server.close()
+    for thread in waiting:
+        thread.join(PATIENCE / 2)
+        assert not thread.is_alive()
+    assert ends.client.view(info.job_id) is None
+    guest.stub.Forget(pb.JobForgetRequest(job_id=info.job_id, kill=True))
+    guest.close()
