@@ -44,6 +44,9 @@ class Started(Protocol):
 class Backend(Protocol):
     """Makes calls in one wire format."""
 
+    starts_at_once: bool
+    """Whether what `start` begins is under way before its reply is asked for."""
+
     def start(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Started:
         """Begin a call that may be repeated; `content` among the fields must not change until it has ended."""
 

@@ -71,6 +71,8 @@ _ROUTES: Mapping[str, Callable[[], tuple[Route, ...]]] = {
 class JsonBackend:
     """The backend that needs no protobuf."""
 
+    starts_at_once = False
+
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
 

@@ -73,6 +73,8 @@ _SERVICES: Mapping[str, Callable[[], tuple[ServiceDescriptor, StubFactory]]] = {
 class ProtoBackend:
     """The backend that uses the typed stubs."""
 
+    starts_at_once = True
+
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._stubs: dict[str, tuple[ServiceDescriptor, Any]] = {}

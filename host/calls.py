@@ -23,6 +23,11 @@ class Calls:
         self._backend = backend
         self.give_way = give_way
 
+    @property
+    def starts_at_once(self) -> bool:
+        """Whether what `start` begins is under way before its reply is asked for."""
+        return self._backend().starts_at_once
+
     def reply(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Reply:
         """Call an rpc and wait; `timeout` in seconds, None for the default."""
         _check_text(fields)

@@ -8,17 +8,25 @@ from __future__ import annotations
 import base64
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping, Protocol
 
 from host.backend import Buffer, Reply
 from host.errors import RPCError, failure
 
-READ_SIZE = 2 * 1024 * 1024
+READ_SIZE = 3 * 1024 * 1024
 """Bytes asked for in one reply."""
+
+INPUT_SIZE = 3 * 1024 * 1024
+"""Bytes of input that are best given in one call, where they are there."""
 
 HELD_SIZE = 8 * 1024 * 1024
 """Bytes of each output that the guest keeps of a job that waits for us: some replies' worth."""
+
+# Input that is under way at a time: what hides the time that a call takes beside its bytes, in some pieces.
+_MAX_UNDER_WAY = 4 * 1024 * 1024
+_MAX_PIECES = 16
 
 # Seconds for which the guest waits for output before it says that there is none. Between two calls others may have the
 # port: one who follows a job for hours must not keep them from it.
@@ -43,6 +51,10 @@ class Calls(Protocol):
 
     give_way: Callable[[], None]
     """Lets others have the port between two calls."""
+
+    @property
+    def starts_at_once(self) -> bool:
+        """Whether what `start` begins is under way before its reply is asked for."""
 
     def reply(self, service: str, rpc: str, fields: Mapping[str, Any], timeout: float | None = None) -> Reply:
         """Call an rpc and wait."""
@@ -71,6 +83,19 @@ class Output:
 
 
 Sink = Callable[[Output], None]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some input, and the call that gives it."""
+
+    begin: int
+    content: bytes
+    call: Pending
+
+    @property
+    def end(self) -> int:
+        return self.begin + len(self.content)
 
 
 class RemoteJob:
@@ -132,19 +157,36 @@ class RemoteJob:
             if not any(len(output.content) for output in outputs):
                 return _job_of(reply)
 
-    def feed(self, source: Callable[[], bytes]) -> None:
-        """Give it input, as `source` gives it, until that is empty or nobody reads. Raises RPCError."""
-        while True:
-            content = source()
-            if not self.write(content, eof=not content) or not content:
-                return
+    def feed(self, source: Callable[[], bytes], has_more: Callable[[], bool] = lambda: True) -> None:
+        """Give it input, as `source` gives it, until that is empty or nobody reads. `has_more`: whether that has
+        something at once; until then all that it gave is seen to be taken. Raises RPCError."""
+        under_way: deque[_Piece] = deque()
+        most = _MAX_UNDER_WAY if self._calls.starts_at_once else 0
+        try:
+            content = b" "
+            while content:
+                content = source()
+                begin = under_way[-1].end if under_way else self._input
+                call = self._calls.start("Job", "Write", self._piece(begin, content), _READ_WAIT + _ANSWER_TIME)
+                under_way.append(_Piece(begin, content, call))
+                while under_way and (
+                    not content
+                    or len(under_way) > _MAX_PIECES
+                    or under_way[-1].end - under_way[0].begin > most
+                    or not has_more()
+                ):
+                    if not self._settle(under_way):
+                        return
+        finally:
+            for piece in under_way:
+                piece.call.cancel()
 
     def write(self, content: bytes, eof: bool = False) -> bool:
         """Give it bytes, and wait until they are taken; False where nobody reads them."""
         begin, end = self._input, self._input + len(content)
         while True:
-            fields = {"job_id": self.id, "offset": self._input, "content": content[self._input - begin :], "eof": eof}
-            reply = self._patiently("Write", {**fields, "wait": _READ_WAIT})
+            fields = self._piece(self._input, content[self._input - begin :], eof=eof)
+            reply = self._patiently("Write", fields)
             self._input = int(reply.data["offset"])
             if reply.data["closed"]:
                 return False
@@ -168,6 +210,29 @@ class RemoteJob:
     def forget(self, kill: bool = False) -> None:
         """Drop it and its output. Raises RPCError."""
         self._calls.reply("Job", "Forget", {"job_id": self.id, "kill": kill})
+
+    def _piece(self, begin: int, content: bytes, *, eof: bool | None = None) -> dict[str, Any]:
+        eof = not content if eof is None else eof
+        return {"job_id": self.id, "offset": begin, "content": content, "eof": eof, "wait": _READ_WAIT}
+
+    def _settle(self, under_way: deque[_Piece]) -> bool:
+        """Wait until the oldest piece is taken, or, where it does not go smoothly, until all are; False where nobody
+        reads them."""
+        try:
+            reply = under_way[0].call.result()
+            if reply.data["closed"]:
+                return False
+            if int(reply.data["offset"]) >= under_way[0].end:
+                self._input = under_way.popleft().end
+                return True
+        except RPCError:
+            pass  # what is wrong shows again
+        pieces = list(under_way)
+        under_way.clear()
+        for piece in pieces:
+            piece.call.cancel()
+        self._calls.give_way()
+        return all(self.write(piece.content, eof=not piece.content) for piece in pieces)
 
     def _read(self, wait: float) -> Pending:
         fields = {

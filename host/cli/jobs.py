@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import os
 import select
 import signal
@@ -19,13 +20,14 @@ from host.cli.output import complain, print_json, print_line, print_table, write
 from host.cli.terminal import Escapes, Left, RawMode, size
 from host.client import VirtioRPCClient
 from host.errors import RPCError, UsageError
-from host.jobs import HELD_SIZE, Info, Output, RemoteJob
+from host.jobs import HELD_SIZE, INPUT_SIZE, Info, Output, RemoteJob
 
 EXEC_TIMEOUT = 30.0
 """Seconds that a command may run where nothing says otherwise; one on a terminal may run for ever."""
 
 _FIRST_WAIT = 5.0  # seconds that the guest waits for first output before it replies to the start
-_INPUT_PIECE = 1024 * 1024  # bytes
+_PIPE_SIZE = 1024 * 1024  # bytes: what a pipe may hold without privileges (pipe(7))
+_F_SETPIPE_SZ = 1031  # linux/fcntl.h; in the fcntl module since Python 3.10
 _ENDED = "JOB_STATE_ENDED", 2
 
 
@@ -225,6 +227,8 @@ class _Pipe:
 
     def __enter__(self) -> _Pipe:
         if self._feed:
+            with contextlib.suppress(OSError):  # no pipe, or the user's have too much already
+                fcntl.fcntl(0, _F_SETPIPE_SZ, _PIPE_SIZE)  # fewer, larger pieces
             threading.Thread(target=self._pump, name="vsrpc-stdin", daemon=True).start()
         return self
 
@@ -233,10 +237,23 @@ class _Pipe:
 
     def _pump(self) -> None:
         try:
-            self._job.feed(lambda: os.read(0, _INPUT_PIECE))
+            self._job.feed(self._read, self._has_more)
         except RPCError as error:  # else the job has ended: whoever follows it notices
             if error.reason == "WRONG_STATE":
                 complain("warning", f"what comes on standard input is not used: {error.message}")
+
+    def _read(self) -> bytes:
+        """What is there, once there is any."""
+        content = os.read(0, INPUT_SIZE)
+        while content and len(content) < INPUT_SIZE and self._has_more():
+            more = os.read(0, INPUT_SIZE - len(content))
+            if not more:
+                break
+            content += more
+        return content
+
+    def _has_more(self) -> bool:
+        return bool(select.select([0], [], [], 0)[0])
 
 
 class _Keyboard:

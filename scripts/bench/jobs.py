@@ -9,7 +9,7 @@ from typing import Callable
 
 import vsrpc
 from host.client import VirtioRPCClient
-from host.jobs import HELD_SIZE, RemoteJob
+from host.jobs import HELD_SIZE, INPUT_SIZE, RemoteJob
 from scripts.bench.bench import MB, Bench, megabytes
 from scripts.bench.report import Row, Table
 from scripts.bench.rounds import Sample, column, interleave, timed
@@ -21,7 +21,6 @@ BYTES = 100  # a round
 BYTE_RATIO, KEY_RATIO = 2.0, 3.0  # to a ping's p50
 SHARE = 0.9  # of what upload and download move
 SIZE = 100 * MB
-PIECE = MB  # of input
 PING, BYTE, KEY = "ping", "a byte, through `cat`", "a key, echoed by a terminal"
 UPLOAD, DOWNLOAD, COPY, STREAM = "upload", "download", "cp", "exec"
 
@@ -105,7 +104,7 @@ def _up(bench: Bench, client: VirtioRPCClient, local: Path, size: int) -> Moves:
     def stream() -> None:
         job, _ = RemoteJob.start(client.calls, {"command": f"cat > {target}", "stdin": True, "timeout": 600})
         with local.open("rb") as source:
-            job.feed(lambda: source.read(PIECE))
+            job.feed(lambda: source.read(INPUT_SIZE))
         if job.follow(lambda output: None)["exit_code"]:
             raise RuntimeError("`cat` failed in the guest")
         job.forget()

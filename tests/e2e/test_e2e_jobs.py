@@ -55,6 +55,25 @@ def test_input_is_passed_through(cli: Cli, size: int) -> None:
     assert (out.split()[0].decode(), err, process.returncode) == (hashlib.md5(content).hexdigest(), b"", 0)
 
 
+def test_a_command_that_is_slow_to_read_gets_all_input(cli: Cli) -> None:
+    """More than the guest takes ahead of it waits, in several calls, for longer than any of them may."""
+    content = content_of(12 * MIB)
+    with piped(cli, "exec", "sleep 3 && md5sum") as process:
+        out, err = process.communicate(content, timeout=100)
+    assert (out.split()[0].decode(), err, process.returncode) == (hashlib.md5(content).hexdigest(), b"", 0)
+
+
+def test_input_is_passed_on_while_more_may_come(cli: Cli) -> None:
+    with piped(cli, "exec", "cat") as process:
+        assert process.stdin is not None
+        for line in (b"one\n", bytes(200_000) + b"\n", b"two\n"):
+            process.stdin.write(line)
+            process.stdin.flush()
+            assert line_of(process.stdout) == line
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
 def test_both_ways_at_a_time(cli: Cli) -> None:
     content = content_of(2 * MIB)
     with piped(cli, "exec", "cat") as process:
