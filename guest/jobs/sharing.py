@@ -24,7 +24,6 @@ from typing import Callable
 
 from guest.jobs.live import LiveJob
 
-
 _log = logging.getLogger(__name__)
 
 FOUND, NONE, ENDED = b"+?-"
