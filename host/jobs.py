@@ -27,6 +27,7 @@ HELD_SIZE = 8 * 1024 * 1024
 # Input that is under way at a time: what hides the time that a call takes beside its bytes, in some pieces.
 _MAX_UNDER_WAY = 4 * 1024 * 1024
 _MAX_PIECES = 16
+_LEAST = 32 * 1024  # bytes in a call that every guest takes
 
 # Seconds for which the guest waits for output before it says that there is none. Between two calls others may have the
 # port: one who follows a job for hours must not keep them from it.
@@ -108,6 +109,7 @@ class RemoteJob:
         self._offsets = {"stdout": 0, "stderr": 0}
         self._input = 0
         self._pending: Pending | None = None
+        self._most = INPUT_SIZE  # bytes of input in a call; fewer where the guest takes no such requests
 
     @classmethod
     def start(cls, calls: Calls, fields: Mapping[str, Any], timeout: float | None = None) -> tuple[RemoteJob, Info]:
@@ -166,6 +168,10 @@ class RemoteJob:
             content = b" "
             while content:
                 content = source()
+                if len(content) > self._most:
+                    if not (self._settle_all(under_way) and self.write(content)):
+                        return
+                    continue
                 begin = under_way[-1].end if under_way else self._input
                 call = self._calls.start("Job", "Write", self._piece(begin, content), _READ_WAIT + _ANSWER_TIME)
                 under_way.append(_Piece(begin, content, call))
@@ -185,9 +191,17 @@ class RemoteJob:
         """Give it bytes, and wait until they are taken; False where nobody reads them."""
         begin, end = self._input, self._input + len(content)
         while True:
-            fields = self._piece(self._input, content[self._input - begin :], eof=eof)
-            reply = self._patiently("Write", fields)
-            self._input = int(reply.data["offset"])
+            part = content[self._input - begin :][: self._most]
+            fields = self._piece(self._input, part, eof=eof and self._input + len(part) == end)
+            try:
+                reply = self._patiently("Write", fields)
+            except RPCError as error:
+                if error.reason != "TOO_LARGE" or self._most <= _LEAST:
+                    raise
+                self._most //= 2
+                continue
+            # Not beyond these bytes: later ones may have been taken whose replies were lost, and will be given again.
+            self._input = min(int(reply.data["offset"]), end)
             if reply.data["closed"]:
                 return False
             if self._input >= end:
@@ -233,6 +247,12 @@ class RemoteJob:
             piece.call.cancel()
         self._calls.give_way()
         return all(self.write(piece.content, eof=not piece.content) for piece in pieces)
+
+    def _settle_all(self, under_way: deque[_Piece]) -> bool:
+        while under_way:
+            if not self._settle(under_way):
+                return False
+        return True
 
     def _read(self, wait: float) -> Pending:
         fields = {

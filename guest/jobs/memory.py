@@ -54,7 +54,7 @@ class Memory:
         self._users = 0
         self._closed = False
         try:
-            self.counters: memoryview[int] | array.array[int] = memoryview(mmap.mmap(fd, _HEAD)).cast("q")
+            self.counters: memoryview[int] | array.array[int] = memoryview(mmap.mmap(self._fd, _HEAD)).cast("q")
             if self.counters[_VERSION] != _LAYOUT:
                 raise ValueError(f"the layout is {self.counters[_VERSION]}, not {_LAYOUT}")
         except BaseException:
@@ -73,6 +73,8 @@ class Memory:
                 return
             self._closed = True
             self.counters = array.array("q", self.counters)  # whoever still uses the page has it a moment longer
+            if self.input is not None:
+                self.input.unmap()
             if not self._users:
                 os.close(self._fd)
 
@@ -244,7 +246,8 @@ class InputRing:
         self._memory = memory
         self._base = base
         self._size = size
-        self._mapped = memoryview(b"")  # in the job's process it is mapped
+        self._map: mmap.mmap | None = None  # in the job's process
+        self._mapped = memoryview(b"")
         self._lock = threading.Lock()
 
     @property
@@ -296,7 +299,12 @@ class InputRing:
         """Make ready for `next`. Raises OSError."""
         with self._memory.file() as fd:
             assert fd is not None, "it is new"
-            self._mapped = memoryview(mmap.mmap(fd, self._size, offset=self._base))
+            self._map = mmap.mmap(fd, self._size, offset=self._base)
+            self._mapped = memoryview(self._map)
+
+    def unmap(self) -> None:
+        """There is no `next` any more."""
+        self._map, self._mapped = None, memoryview(b"")
 
     def next(self) -> memoryview:
         """The next bytes, all that stand in a row; they stay until `fed` says so."""
@@ -310,9 +318,12 @@ class InputRing:
     def close(self) -> None:
         """Nobody will read any more; what is left is forgotten."""
         with self._memory.file() as fd, self._alone(fd):
-            self._mapped = memoryview(b"")
             self._memory.counters[_INPUT + _CLOSED] = True
             self._memory.counters[_INPUT + _FED] = self.offset
+            if self._map is not None:
+                with contextlib.suppress(OSError):
+                    self._map.madvise(mmap.MADV_REMOVE)  # the pages, which a job's end leaves for an hour else
+            self.unmap()
 
     def _fresh(self, offset: int, content: memoryview) -> memoryview:
         """What of bytes at `offset` was not taken before."""

@@ -224,6 +224,7 @@ class _Pipe:
     def __init__(self, job: RemoteJob, feed: bool) -> None:
         self._job = job
         self._feed = feed
+        self._ended = False
 
     def __enter__(self) -> _Pipe:
         if self._feed:
@@ -244,10 +245,11 @@ class _Pipe:
 
     def _read(self) -> bytes:
         """What is there, once there is any."""
-        content = os.read(0, INPUT_SIZE)
+        content = b"" if self._ended else os.read(0, INPUT_SIZE)
         while content and len(content) < INPUT_SIZE and self._has_more():
             more = os.read(0, INPUT_SIZE - len(content))
             if not more:
+                self._ended = True  # at a terminal it is said once
                 break
             content += more
         return content

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import gc
 import os
+import signal
 import threading
 from pathlib import Path
 from typing import Iterator
@@ -107,6 +110,55 @@ def test_what_follows_the_end_of_the_input_is_refused() -> None:
         ring.take(2, memoryview(b"c"), False)
     job.close()
     assert ring.take(0, memoryview(b"ab"), True)  # nobody reads it any more
+
+
+def test_input_leaves_no_memory_behind() -> None:
+    job = Memory.make(SIZE, takes_input=True)
+    ring = job.input
+    assert ring is not None
+    assert ring.take(0, memoryview(bytes(memory.MAX_AHEAD)), False)
+    with job.file() as fd:
+        assert fd is not None
+        used = os.fstat(fd).st_blocks * 512
+        ring.close()
+        assert used >= memory.MAX_AHEAD > 100 * 1024 >= os.fstat(fd).st_blocks * 512
+    assert (ring.closed, ring.behind, bytes(ring.next())) == (True, 0, b"")
+    job.close()
+
+
+def test_nothing_is_left_open() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    gc.disable()
+    try:
+        for _ in range(5):
+            Memory.make(SIZE, takes_input=True).close()
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()
+
+
+def test_a_lock_dies_with_who_holds_it() -> None:
+    """Also where another process has the descriptor that it was given by."""
+    job = Memory.make(SIZE, takes_input=True)
+    with job.file() as fd:
+        assert fd is not None
+        given = os.dup(fd)
+        reader = Memory(given)
+        child = os.fork()
+        if not child:
+            try:
+                own = Memory(os.dup(fd))
+                with own.file() as locked:
+                    assert locked is not None
+                    fcntl.flock(locked, fcntl.LOCK_EX)
+                    os.kill(os.getpid(), signal.SIGKILL)
+            finally:
+                os._exit(1)
+        os.waitpid(child, 0)
+    assert reader.input is not None
+    assert reader.input.take(0, memoryview(b"x"), False)
+    reader.close()
+    job.close()
 
 
 def test_memory_of_another_version_is_refused() -> None:
