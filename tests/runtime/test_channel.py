@@ -159,7 +159,10 @@ def test_a_closed_channel_makes_no_calls(world: World, gate: Gate) -> None:
 def test_a_channel_is_a_context(world: World) -> None:
     with world.channel() as channel:
         assert SystemStub(channel).Ping().message == "pong"
-    assert not [thread for thread in threading.enumerate() if thread.name == "vsrpc-link"]
+    links = [thread for thread in threading.enumerate() if thread.name == "vsrpc-link"]
+    for thread in links:  # it may be on its way out
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in links)
 
 
 def test_closing_a_channel_from_a_callback(world: World) -> None:
