@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from typing import Any, Callable, Iterable, NoReturn, Protocol, TypeVar
+import time
+from typing import Any, Callable, Iterable, NoReturn, Optional, Protocol, TypeVar
 
-from vsrpc.deadline import Deadline
+from vsrpc.deadline import NO_DEADLINE, Deadline
 from vsrpc.errors import RpcError
 from vsrpc.metadata import Metadata, to_headers
 from vsrpc.method import ServiceDescriptor
@@ -23,9 +24,22 @@ _log = logging.getLogger(__name__)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+Listen = Callable[[Callable[[], None]], Optional[Callable[[], None]]]
+"""Registers a function that is called upon the next change, from any thread; returns what takes it back. Where there
+was a change already: None, and nothing is registered."""
+
+
 class NotNow(Exception):
-    """Raised by a servicer's method where it would have to wait, and may not: it has done nothing, and is called again
-    in a thread that may."""
+    """Raised by a servicer's method where it would have to wait, and may not: it has done nothing, and is called again.
+
+    That is in a thread that may wait; or, where it says what it waits for, once that has changed since it looked
+    (`listen`), and at the latest then (`until`).
+    """
+
+    def __init__(self, listen: Listen | None = None, until: Deadline = NO_DEADLINE) -> None:
+        super().__init__()
+        self.listen = listen
+        self.until = until
 
 
 def at_once(function: F) -> F:
@@ -54,6 +68,8 @@ class ServicerContext:
         """Until when the call may take."""
         self.key = ""
         """The name of the key that the request was signed with; "" where requests need not be signed."""
+        self.began = time.monotonic()
+        """When it came, by the monotonic clock."""
         self._own_deadline = True
         self._metadata = metadata
         self._peer = peer

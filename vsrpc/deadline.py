@@ -36,3 +36,7 @@ class Deadline:
     def __repr__(self) -> str:
         left = self.remaining()
         return "Deadline(None)" if left is None else f"Deadline({left:.3f})"
+
+
+NO_DEADLINE = Deadline(None)
+"""Without limit."""

@@ -26,6 +26,9 @@ from vsrpc.rest import RouteTable, query_fields, query_pairs
 from vsrpc.status import Code
 from vsrpc.wire import Buffer, Headers, Refused, Request, Response
 
+# Bytes up to which a large field is not worth being kept beside its message.
+_SMALL = 4096
+
 # "/package.Service/Rpc": the shape of rpc paths.
 _RPC_PATH = re.compile(r"/[A-Za-z_][\w.]*/[A-Za-z_]\w*\Z")
 
@@ -160,7 +163,7 @@ class Dispatcher:
                 data={"allowed": allowed},
             )
         if content_type in codec.PROTO_TYPES:
-            if served.bulk.request:
+            if served.bulk.request and len(body) > _SMALL:
                 body, call.context.content = split(body, served.method.request_type, served.bulk.request)
             message = codec.parse_proto(served.method.request_type, body)
         elif content_type == codec.JSON_TYPE:
@@ -244,8 +247,9 @@ class Dispatcher:
         if not isinstance(result, served.method.response_type):
             wanted = served.method.response_type.__name__
             raise TypeError(f"the servicer of {call.path} returned a {type(result).__name__}, not a {wanted}")
-        if bulk.response and not beside:
+        if bulk.response and not (beside and len(context.reply_content) > _SMALL):
             setattr(result, bulk.response, bytes(context.reply_content))
+            context.reply_content = b""
             release, context.on_sent = context.on_sent, None
             if release is not None:
                 release()

@@ -18,6 +18,7 @@ from vsrpc.deadline import Deadline
 from vsrpc.errors import NotRun, RpcError, outcome_unknown
 from vsrpc.hello import REQUEST_ID
 from vsrpc.metadata import from_headers
+from vsrpc.parking import Parking
 from vsrpc.status import Code
 from vsrpc.wire import Buffer, Headers, Refused, Request, Response
 
@@ -57,7 +58,8 @@ class IncomingCall:
         self.is_rpc = dispatcher.is_rpc(self.path)
         self.idempotency_key = request.headers.get(IDEMPOTENCY_KEY, "")
         self.reached_servicer = False
-        self._started = time.monotonic()
+        self.parking: Parking | None = None
+        """Where it waits without a thread (set by the server)."""
         self.context = ServicerContext(self.path, self.request_id, Deadline(None), from_headers(request.headers), peer)
         try:
             seconds = connect_unary.parse_timeout(request.headers)
@@ -183,7 +185,7 @@ class IncomingCall:
 
     def respond(self, status: int, headers: Sequence[tuple[str, str]], body: Buffer, tail: Buffer = b"") -> Response:
         """A response with the headers that every one has."""
-        milliseconds = (time.monotonic() - self._started) * 1000
+        milliseconds = (time.monotonic() - self.context.began) * 1000
         return Response(
             status,
             # Sound already: ours, or checked as metadata or as a request id.

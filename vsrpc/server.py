@@ -7,6 +7,7 @@ one after another. What becomes of calls that must not run twice is remembered a
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import secrets
 import threading
@@ -21,6 +22,7 @@ from vsrpc.dispatcher import Dispatcher
 from vsrpc.errors import NotRun, RpcError, busy
 from vsrpc.hello import Peer
 from vsrpc.incoming import IDEMPOTENCY_KEY, IncomingCall
+from vsrpc.parking import Parking
 from vsrpc.reply_cache import ReplyCache, Waiter
 from vsrpc.server_session import ServerSession
 from vsrpc.server_stream import ServerStream
@@ -36,6 +38,9 @@ _MAX_BACKLOG = 1 << 20
 
 # Calls that wait for something outside, with a thread each, beside those that run and those that wait for their turn.
 _MAX_WAITING = 1024
+
+# Calls that wait for something outside without a thread.
+_MAX_PARKED = 4096
 
 # Bodies up to so many bytes are hashed where they are read: handing them to a worker takes longer.
 _SMALL_BODY = 16384
@@ -84,6 +89,7 @@ class Server:
         self._queue = queue
         self._slots = threading.BoundedSemaphore(workers + queue)
         self._stand_ins = threading.BoundedSemaphore(_MAX_WAITING)
+        self._parked = threading.BoundedSemaphore(_MAX_PARKED)
         self._pool = WorkerPool(workers, "vsrpc-worker")
         self._lock = threading.Lock()
         self._streams: set[ServerStream] = set()
@@ -157,13 +163,44 @@ class Server:
                 and not call.idempotency_key
                 and len(call.request.body) <= _SMALL_REQUEST
                 and session.backlog < _MAX_BACKLOG
+                and self._done_here(session, call)
             ):
-                call.context.may_wait = False
-                try:
-                    session.finish(call, self._run(call))
-                    return
-                except NotNow:
+                return
+        self._enqueue(session, call, unverified)
+
+    def _done_here(self, session: ServerSession, call: IncomingCall) -> bool:
+        """Run a call in this thread, as often as what it waits for changes; False where it needs one that may wait."""
+        call.context.may_wait = False
+        while True:
+            try:
+                session.finish(call, self._run(call))
+                return True
+            except NotNow as wait:
+                # In order, the next call may be begun by another thread than the one that looks at the time.
+                if wait.listen is None or session.in_order or not self._parked.acquire(blocking=False):
                     call.context.may_wait = True
+                    return False
+                if call.parking is None:
+                    call.parking = Parking(functools.partial(self._again, session, call))
+                    call.context.add_callback(call.parking.wake)
+                if call.parking.enter(wait):
+                    if not self._is_awaited(session, call):
+                        call.parking.wake()
+                    return True
+                self._parked.release()
+
+    def _again(self, session: ServerSession, call: IncomingCall) -> None:
+        """Look at a call that was parked."""
+        self._parked.release()
+        if self._is_awaited(session, call) and not self._done_here(session, call):
+            self._enqueue(session, call, None)
+
+    def _is_awaited(self, session: ServerSession, call: IncomingCall) -> bool:
+        """Whether it is to go on; where not, who gave it up answers it."""
+        return call.context.is_active() and session.waits_for(call)
+
+    def _enqueue(self, session: ServerSession, call: IncomingCall, unverified: Credentials | None) -> None:
+        """Have a worker run a call; refuses it where there are too many."""
         if self._slots.acquire(blocking=False):
             try:
                 self._pool.submit(self._work, session, call, unverified)

@@ -39,7 +39,7 @@ class ServerSession:
         self._connection = connection
         self._outbox = outbox
         self._number = outbox.begin()
-        self._in_order = in_order
+        self.in_order = in_order
         self._lock = threading.Lock()  # all below
         self._running: set[IncomingCall] = set()
         self._waiting: deque[IncomingCall] = deque()
@@ -51,12 +51,12 @@ class ServerSession:
     def take(self, call: IncomingCall) -> None:
         """Start a call, or let it wait for its turn. Raises RemoteProtocolError for one that breaks the session."""
         with self._lock:
-            if self._in_order and self._turn_taken:
+            if self.in_order and self._turn_taken:
                 if len(self._waiting) == _MAX_PIPELINED:
                     raise RemoteProtocolError(f"more than {_MAX_PIPELINED} requests wait for their turn", 429)
                 self._waiting.append(call)
                 return
-            if not self._in_order and any(call.request_id == other.request_id for other in self._running):
+            if not self.in_order and any(call.request_id == other.request_id for other in self._running):
                 raise RemoteProtocolError(f"a call with the request id {call.request_id!r} is under way already")
             self._turn_taken = True
         self._start(call)
@@ -74,7 +74,8 @@ class ServerSession:
             self.finish(call, call.fail(RpcError(Code.CANCELLED, "cancelled by the caller", reason="CANCELLED")))
 
     def next_deadline(self) -> Deadline:
-        """The earliest deadline of what runs, or will when its turn comes; without limit when nothing does."""
+        """When to call expire(): the earliest deadline of what runs, or will when its turn comes, or when something is
+        to be looked at again; without limit when nothing is there."""
         deadline = Deadline(None)
         if not self._running and not self._waiting:
             return deadline
@@ -83,12 +84,17 @@ class ServerSession:
             waiting = [call for call in self._waiting if not call.context.deadline.expired]
             for call in (*self._running, *waiting):
                 deadline = deadline.sooner(call.context.deadline.remaining())
+                if call.parking is not None:
+                    deadline = deadline.sooner(call.parking.until.remaining())
         return deadline
 
     def expire(self) -> None:
-        """Answer for the calls whose deadline has passed."""
+        """Answer for the calls whose deadline has passed, and look at those again that asked for it."""
         with self._lock:
             expired = [call for call in self._running if call.context.deadline.expired]
+            parked = [call.parking for call in self._running if call.parking is not None]
+        for parking in parked:
+            parking.look()
         for call in expired:
             call.context.cancel()
             self.finish(call, call.fail(call.deadline_exceeded()))

@@ -89,9 +89,9 @@ class JobAccess:
         if ring is None:
             raise ValueError("the job was started without input")
         may_wait = not deadline.expired
+        watches = False
         with self.changed:
             while True:
-                self._watch()
                 gap = offset > ring.offset and may_wait
                 if not gap:
                     before = ring.offset
@@ -103,6 +103,11 @@ class JobAccess:
                         return
                 if ring.closed or self.over or deadline.expired or not wanted():
                     return
+                if not watches:  # and look again, as there may have been a change
+                    self._memory.watch_input()
+                    watches = True
+                    continue
+                watches = False
                 self._gaps += gap
                 try:
                     self._pause(deadline)
@@ -113,7 +118,7 @@ class JobAccess:
         """Wait until `until()`, which is called with the lock held, or the deadline."""
         with self.changed:
             while True:
-                self._watch()
+                self._memory.watch_output()
                 if until() or deadline.expired:
                     return
                 self._pause(deadline)
@@ -122,9 +127,6 @@ class JobAccess:
         """Let whoever waits look again at what it waits for."""
         with self.changed:
             self.changed.notify_all()
-
-    def _watch(self) -> None:
-        """Before each look at what somebody waits for."""
 
     def _pause(self, deadline: Deadline) -> None:
         """Wait for a change, at most until the deadline; with the lock held."""

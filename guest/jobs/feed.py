@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
 from typing import Callable
 
+from guest.jobs.changes import Changes
 from guest.jobs.log import enlarge
 from guest.jobs.memory import InputRing, Memory
 
@@ -18,7 +18,7 @@ class InputFeed:
     def __init__(
         self,
         memory: Memory,
-        changed: threading.Condition,
+        changed: Changes,
         terminal: int = -1,
         on_typed: Callable[[memoryview], None] = lambda typed: None,
     ) -> None:
@@ -57,7 +57,7 @@ class InputFeed:
                 self._on_typed(piece[:count])
                 del piece  # from now on others may write there
                 self.ring.fed(count)
-                self._changed.notify_all()
+                self._changed.input_taken()
 
     def release_reader(self) -> None:
         """Close our own copy of the reading end, so that it shows when the job has closed its."""
@@ -91,4 +91,4 @@ class InputFeed:
         if self._writer >= 0:
             os.close(self._writer)
             self._writer = -1
-        self._changed.notify_all()
+        self._changed.input_taken()

@@ -16,6 +16,7 @@ from typing import Any, Callable
 from guest.errors import error
 from guest.jobs.access import JobAccess
 from guest.jobs.cgroup import NO_LIMITS, Cgroup, ResourceLimits
+from guest.jobs.changes import Changes
 from guest.jobs.feed import InputFeed
 from guest.jobs.job import CannotExecute, Input, Job, JobCancelled, JobSignalled, JobTimeout, NoInput
 from guest.jobs.log import OutputLog
@@ -23,7 +24,6 @@ from guest.jobs.memory import Memory
 from guest.jobs.process_tree import User
 from guest.jobs.stage import Status
 from guest.jobs.terminal import is_controlling, key_signals, open_terminal, set_size
-from guest.jobs.wake import Wake
 from guest.os_errors import printable
 from guest.policy.commands_syntax import CommandSyntaxError
 from vsrpc.deadline import Deadline
@@ -61,34 +61,6 @@ class Spec:
     limits: ResourceLimits = NO_LIMITS
 
 
-class _Changes(threading.Condition):
-    """Also told to other processes, where they watch."""
-
-    def __init__(self, memory: Memory) -> None:
-        super().__init__()
-        self._memory = memory
-        self._others: Wake | None = None
-
-    def dup(self) -> list[int]:
-        """Both ends of the pipe by which others are told. Raises OSError."""
-        with self:
-            if self._others is None:
-                self._others = Wake()
-            return self._others.dup(reader=True)
-
-    def notify_all(self) -> None:
-        super().notify_all()
-        if self._others is not None and self._memory.watched:
-            self._memory.watched = False
-            self._others.set()
-
-    def close(self) -> None:
-        """Nobody else is told any more."""
-        with self:
-            if self._others is not None:
-                self._others.close()
-
-
 class LiveJob(JobAccess):
     """One job. Everything but `start` may be called from any thread."""
 
@@ -105,7 +77,7 @@ class LiveJob(JobAccess):
         """`cgroup`: where its processes belong."""
         takes_input = spec.stdin or spec.terminal is not None
         memory = Memory.make(spec.log_size, takes_input=takes_input, holds_output=spec.hold_output)
-        self._changes = _Changes(memory)
+        self._changes = Changes(memory)
         super().__init__(job_id, memory, self._changes, self._wake_job)
         self.cgroup = cgroup
         self._on_end = on_end
@@ -121,8 +93,8 @@ class LiveJob(JobAccess):
         self.timed_out = False
         self.out_of_memory = False
         """Whether it was killed because it had used up the memory that it may have."""
-        self.stdout = OutputLog(memory, memory.stdout, self.changed)
-        self.stderr = OutputLog(memory, memory.stderr, self.changed)
+        self.stdout = OutputLog(memory, memory.stdout, self._changes)
+        self.stderr = OutputLog(memory, memory.stderr, self._changes)
         self._feeder: InputFeed | None = None
         self._leader = -1
         try:
@@ -235,7 +207,7 @@ class LiveJob(JobAccess):
         self.stdout.open_pipe()
         self.stderr.open_pipe()
         if self.spec.stdin:
-            self._take_input(InputFeed(memory, self.changed))
+            self._take_input(InputFeed(memory, self._changes))
 
     def _take_input(self, feeder: InputFeed) -> None:
         self._stdin.close()
@@ -265,7 +237,7 @@ class LiveJob(JobAccess):
     def _use_terminal(self, memory: Memory, rows: int, columns: int) -> None:
         self._leader, self.stderr.writer = open_terminal(rows, columns)
         self.stdout.use_terminal(self._leader, self.stderr.writer)
-        feeder = InputFeed(memory, self.changed, os.dup(self._leader), self._typed)
+        feeder = InputFeed(memory, self._changes, os.dup(self._leader), self._typed)
         self._take_input(feeder)
         feeder.reader = os.dup(self.stderr.writer)
 

@@ -6,10 +6,11 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import sys
 import termios
-import threading
 
+from guest.jobs.changes import Changes
 from guest.jobs.memory import Memory, OutputRing
 from vsrpc.deadline import Deadline
 
@@ -33,11 +34,12 @@ class OutputLog:
     job's, moves it; any may read.
     """
 
-    def __init__(self, memory: Memory, ring: OutputRing, changed: threading.Condition) -> None:
+    def __init__(self, memory: Memory, ring: OutputRing, changed: Changes) -> None:
         self._memory = memory
         self._ring = ring
         self._changed = changed
         self._can_splice = hasattr(os, "splice")  # Python 3.10
+        self._is_terminal = False
         self.ended = False
         self.reader, self.writer = -1, -1
 
@@ -52,6 +54,7 @@ class OutputLog:
         self.reader = os.dup(leader)
         self.writer = os.dup(follower)
         os.set_blocking(self.reader, False)
+        self._is_terminal = True
         self._can_splice = False  # terminals cannot
 
     # -- for readers
@@ -131,6 +134,12 @@ class OutputLog:
 
     def waiting(self) -> int:
         """Bytes in the pipe now."""
+        if self._is_terminal:
+            # What was written may be on its way still, in the kernel's queue of work. FIONREAD of a terminal does not
+            # wait for that; poll() does (n_tty_poll).
+            poll = select.poll()
+            poll.register(self.reader, select.POLLIN)
+            poll.poll(0)
         return int.from_bytes(fcntl.ioctl(self.reader, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def close_writer(self) -> None:
@@ -155,7 +164,7 @@ class OutputLog:
     def _grow(self, count: int) -> None:
         self._ring.grow(count)
         with self._changed:
-            self._changed.notify_all()
+            self._changed.output_came()
 
     def _move(self, fd: int, place: int, count: int) -> int:
         """Bytes moved from the pipe, at most `count`, to where in the memory's file they belong."""

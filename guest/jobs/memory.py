@@ -31,12 +31,12 @@ NAP = 0.5
 """Seconds after which whoever waits looks again, should the news of a change have been lost: with the process that was
 about to tell, or since a counter and the flag that asks for news are written by different processors."""
 
-_LAYOUT = 1  # its version
+_LAYOUT = 2  # its version
 _HEAD = 65536  # bytes before the rings: what is mapped begins with a page, of which some machines have larger ones
 
 # The counters. Those of a ring of output: the first byte that is still there, how many came, how many of them a reader
 # has, and when that was last said. Of that of input: how many bytes callers gave, and the job took.
-_VERSION, _OUTPUT_SIZE, _INPUT_SIZE, _HOLDS, _WATCHED, _OVER, _PID, _STDOUT = range(8)
+_VERSION, _OUTPUT_SIZE, _INPUT_SIZE, _HOLDS, _OUTPUT_WATCHED, _INPUT_WATCHED, _OVER, _PID, _STDOUT = range(9)
 _START, _END, _TAKEN, _SEEN = range(4)
 _STDERR = _STDOUT + 4
 _INPUT = _STDERR + 4
@@ -136,14 +136,22 @@ class Memory:
     def pid(self, value: int) -> None:
         self.counters[_PID] = value
 
-    @property
-    def watched(self) -> bool:
-        """Whether another process waits for a change, and is to be told of the next one."""
-        return bool(self.counters[_WATCHED])
+    def watch_output(self) -> None:
+        """Another process is to be told when there is more output, or the job ends."""
+        self.counters[_OUTPUT_WATCHED] = True
 
-    @watched.setter
-    def watched(self, value: bool) -> None:
-        self.counters[_WATCHED] = value
+    def watch_input(self) -> None:
+        """Another process is to be told when the job takes input, or none any more."""
+        self.counters[_INPUT_WATCHED] = True
+
+    def take_watch(self, *, output: bool = False, input_: bool = False) -> bool:
+        """Whether another process is to be told that something of these has changed; it is not asked for any more."""
+        watched = False
+        for counter, changed in ((_OUTPUT_WATCHED, output), (_INPUT_WATCHED, input_)):
+            if changed and self.counters[counter]:
+                self.counters[counter] = False
+                watched = True
+        return watched
 
     def attend(self, stdout: int, stderr: int) -> bool:
         """A reader has the outputs up to there, and stays; whether that makes room for a job that waits for it."""
@@ -178,7 +186,10 @@ class OutputRing:
 
     def content(self, offset: int, limit: int) -> tuple[int, bytes]:
         """At most `limit` bytes from `offset` on, and where they begin: later where older ones were dropped."""
-        buffer = bytearray(max(0, min(limit, self.end - max(offset, self.start))))
+        there = min(limit, self.end - max(offset, self.start))
+        if there <= 0:
+            return min(max(offset, self.start), self.end), b""
+        buffer = bytearray(there)
         begin, count = self.read_into(offset, memoryview(buffer))
         return begin, bytes(buffer[:count])
 

@@ -38,10 +38,12 @@ class Wake:
 
     def clear(self) -> None:
         """Make it unreadable again."""
-        try:
-            os.read(self._reader, 4096)
-        except BlockingIOError:
-            pass
+        with self._lock:
+            if not self._closed:
+                try:
+                    os.read(self._reader, 4096)
+                except BlockingIOError:
+                    pass
 
     def wait(self, deadline: Deadline) -> None:
         """Wait until it is set, or the deadline, and make it unreadable again; for one thread at a time."""

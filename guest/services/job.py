@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import signal
+import time
 from typing import Callable
 
 from guest.config import LimitsConfig
@@ -137,8 +138,12 @@ def check_read(job: JobAccess, request: pb.JobReadRequest) -> None:
 
 def wait_for_output(job: JobAccess, request: pb.JobReadRequest, context: ServicerContext) -> None:
     """Wait for the time asked for, until there is any, or the end."""
-    out, err = request.stdout_offset, request.stderr_offset
-    _wait(job, request.wait, context, lambda: job.over or job.stdout.end > out or job.stderr.end > err)
+    _wait(job, request.wait, context, lambda: has_output(job, request))
+
+
+def has_output(job: JobAccess, request: pb.JobReadRequest) -> bool:
+    """Whether there is something to answer."""
+    return job.over or job.stdout.end > request.stdout_offset or job.stderr.end > request.stderr_offset
 
 
 def read(
@@ -166,14 +171,14 @@ def write(job: JobAccess, request: pb.JobWriteRequest, context: ServicerContext)
         raise error("INVALID_PARAMS", f"offset is {request.offset}: give 0 or more", field="offset")
     if not context.may_wait and not job.takes_now(request.offset, len(context.content)):
         raise NotNow
-    patience = _patience(request.wait, context)
+    until = patience(request.wait, context)
     if not context.may_wait:
-        patience = Deadline(0)
+        until = Deadline(0)
     elif request.wait:
         context.add_callback(job.poke)
     try:
         with context.waiting():
-            job.write(request.offset, memoryview(context.content), request.eof, patience, context.is_active)
+            job.write(request.offset, memoryview(context.content), request.eof, until, context.is_active)
     except ValueError as wrong:
         raise error("INVALID_PARAMS", f"offset: {wrong}", field="offset", offset=job.input_offset) from None
     return pb.JobWriteResponse(offset=job.input_offset, closed=job.input_closed)
@@ -246,18 +251,19 @@ def job_info(job: LiveJob) -> pb.JobInfo:
 
 def _wait(job: JobAccess, asked: float, context: ServicerContext, until: Callable[[], bool]) -> None:
     """Wait until `until()`, for the time asked for at most, or until the caller goes."""
-    deadline = _patience(asked, context)
+    deadline = patience(asked, context)
     if until() or not asked or not context.add_callback(job.poke):
         return
     with context.waiting():
         job.wait(deadline, lambda: until() or not context.is_active())
 
 
-def _patience(asked: float, context: ServicerContext) -> Deadline:
-    """How long a call may wait: what it asks for, within its deadline, with time left for the answer."""
+def patience(asked: float, context: ServicerContext) -> Deadline:
+    """How long a call may wait since it came: what it asks for, within its deadline, with time left for the answer."""
     _check_wait(asked)
+    left = asked - (time.monotonic() - context.began)
     remaining = context.time_remaining()
-    return Deadline(asked if remaining is None else max(0.0, min(asked, remaining - _ANSWER_TIME)))
+    return Deadline(max(0.0, left if remaining is None else min(left, remaining - _ANSWER_TIME)))
 
 
 def _check_wait(asked: float) -> None:

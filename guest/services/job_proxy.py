@@ -9,12 +9,13 @@ from typing import Any, Callable
 
 from guest.config import LimitsConfig
 from guest.errors import error
+from guest.jobs.memory import NAP
 from guest.jobs.sharing import socket_beside
 from guest.jobs.store import LEAVING
 from guest.jobs.view import JobView, MemoryClient
 from guest.keeper import SOCKET, UNIT
 from guest.policy.commands import CommandPolicy
-from guest.services.job import check_read, judge, read, wait_for_output, write
+from guest.services.job import check_read, has_output, judge, patience, read, wait_for_output, write
 from vsrpc.bulk import BulkMethod, bulk
 from vsrpc.channel import Channel, ChannelOptions
 from vsrpc.context import NotNow, ServicerContext, at_once
@@ -29,6 +30,7 @@ _REASONS = {entry.number: entry.reason for entry in ERROR_CODES}
 _START_TIME = 30.0  # seconds for systemd to start the keeper
 _CONNECT_TIME = 5.0  # seconds
 _IDLE_TIME = 10.0  # seconds without a call after which the keeper is left: a connection costs CPU time
+_READ_AT_ONCE = 65536  # bytes of output
 _ATTEMPTS = 3  # to start a job: the keeper may be about to leave, and the next one's start waits for that
 
 # Why a call did not get to the keeper.
@@ -99,17 +101,23 @@ class JobProxy(job_vsrpc.JobServicer):
         context.notes["job_id"] = response.job.job_id
         return response
 
+    @at_once
     @bulk(response="stdout")
     def Read(self, request: pb.JobReadRequest, context: ServicerContext) -> Any:
         """Read output."""
-        view = self._memory.view(request.job_id)
+        view = self._memory.view(request.job_id, ask=context.may_wait)
         if view is not None:
             check_read(view, request)
             view.attend(request.stdout_offset, request.stderr_offset)
-            wait_for_output(view, request, context)
+            if context.may_wait:
+                wait_for_output(view, request, context)
+            else:
+                _check_output(view, request, context)
             response = read(view, request, context, _info(view), self._max_content)
             if not view.over:
                 return response
+        if not context.may_wait:
+            raise NotNow
         return self._of_job("Read", request, context)
 
     @at_once
@@ -186,6 +194,18 @@ class JobProxy(job_vsrpc.JobServicer):
                 said = getattr(failure, "stderr", None) or str(failure).encode()
                 message = f"{UNIT}, which runs jobs, cannot be started: {said.decode(errors='replace').strip()}"
                 raise error("SERVICE_UNAVAILABLE", message) from failure
+
+
+def _check_output(view: JobView, request: pb.JobReadRequest, context: ServicerContext) -> None:
+    """Raises NotNow while there is none, or what takes too long to be read here."""
+    listen = view.watch_output()
+    if has_output(view, request):
+        if view.stdout.end - request.stdout_offset > _READ_AT_ONCE:
+            raise NotNow
+        return
+    until = patience(request.wait, context)
+    if not until.expired:
+        raise NotNow(listen, until.sooner(NAP))
 
 
 def _info(view: JobView) -> pb.JobInfo:

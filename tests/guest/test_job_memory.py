@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import threading
+import tty
 from pathlib import Path
 from typing import Iterator
 
@@ -15,9 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guest.jobs import memory
+from guest.jobs.changes import Changes
 from guest.jobs.live import LiveJob
+from guest.jobs.log import OutputLog
 from guest.jobs.memory import InputRing, Memory, OutputRing
 from guest.jobs.sharing import MemoryServer
+from guest.jobs.terminal import open_terminal
 from guest.jobs.view import MemoryClient
 from vsrpc.deadline import Deadline
 
@@ -60,6 +64,23 @@ def test_output_is_what_was_written_last(steps: list[tuple[bytes, int, int]]) ->
     job.close()
     assert (job.stdout.end, job.stdout.content(0, SIZE)[1]) == (len(written), b"")
     reader.close()
+
+
+def test_what_was_written_to_a_terminal_is_there_at_once() -> None:
+    """Else the last output of a command that ends is lost now and then."""
+    job = Memory.make(SIZE, takes_input=False)
+    leader, follower = open_terminal(24, 80)
+    log = OutputLog(job, job.stdout, Changes(job))
+    log.use_terminal(leader, follower)
+    tty.setraw(follower)
+    for _ in range(5000):
+        os.write(follower, b"abc")
+        assert log.waiting() == 3
+        log.read()
+    log.close_reader()
+    for fd in (leader, follower):
+        os.close(fd)
+    job.close()
 
 
 @given(st.lists(st.tuples(st.integers(0, 3 * SIZE), st.integers(0, 2 * SIZE), st.integers(0, SIZE))))
@@ -166,7 +187,7 @@ def test_memory_of_another_version_is_refused() -> None:
     job.counters[0] += 1
     with job.file() as fd:
         assert fd is not None
-        with pytest.raises(ValueError, match="the layout is 2, not 1"):
+        with pytest.raises(ValueError, match="the layout is 3, not 2"):
             Memory(fd)
     job.close()
 

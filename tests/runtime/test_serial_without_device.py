@@ -114,7 +114,7 @@ def test_closing_leaves_no_descriptor(path: Path, used: bool) -> None:
         assert isinstance(accepting.error(), TransportClosed)
     with pytest.raises(TransportClosed):
         ear.accept()
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_what_is_kept_of_a_port_is_whole_whenever_the_daemon_dies(tmp_path: Path) -> None:

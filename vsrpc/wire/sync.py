@@ -149,6 +149,8 @@ def seal(parts: Sequence[Buffer], marker: bytes) -> tuple[list[Buffer], list[tup
 
 
 def _contain(parts: Sequence[Buffer], marker: bytes) -> bool:
+    if len(parts) == 1 and not isinstance(parts[0], memoryview):
+        return marker in parts[0]
     finder = Finder(marker)
     for part in parts:
         searched = bytes(part) if isinstance(part, memoryview) else part

@@ -1,0 +1,47 @@
+"""A call that waits for something without a thread of its own, and is looked at again once that has changed."""
+
+from __future__ import annotations
+
+import threading
+from typing import Callable
+
+from vsrpc.context import NotNow
+from vsrpc.deadline import Deadline
+
+_PAUSE = 0.5  # seconds
+
+
+class Parking:
+    """Where one call waits, as often as it must. `again` is called, with nothing held, each time it is to be looked at.
+
+    Thread-safe: whatever is to wake it may do so at any time, and more than once.
+    """
+
+    def __init__(self, again: Callable[[], None]) -> None:
+        self._again = again
+        self._lock = threading.Lock()
+        self._leave: Callable[[], None] | None = None  # while it waits
+        self.until = Deadline(None)
+        """When it is to be looked at at the latest."""
+
+    def enter(self, wait: NotNow) -> bool:
+        """Wait; False where what it waits for has changed already."""
+        assert wait.listen is not None, "it says what it waits for"
+        with self._lock:  # `wake` must see how to leave
+            self.until = wait.until
+            self._leave = wait.listen(self.wake)
+            return self._leave is not None
+
+    def look(self) -> None:
+        """Wake it, if it is time."""
+        if self.until.expired:
+            self.until = Deadline(_PAUSE)  # whoever looks at it just now may set another
+            self.wake()
+
+    def wake(self) -> None:
+        """Look at it again, in this thread; does nothing where it does not wait."""
+        with self._lock:
+            leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
+            self._again()
