@@ -11,17 +11,20 @@ import vsrpc
 from host.client import VirtioRPCClient
 from host.jobs import HELD_SIZE, INPUT_SIZE, RemoteJob
 from scripts.bench.bench import MB, Bench, megabytes
+from scripts.bench.raw import RawPort
 from scripts.bench.report import Row, Table
-from scripts.bench.rounds import Sample, column, interleave, timed
-from vsrpc.v1.job_pb2 import JobReadRequest, JobStartRequest, JobWriteRequest, Terminal
+from scripts.bench.rounds import Sample, column, interleave, percentile, timed
+from vsrpc.v1.job_pb2 import JobForgetRequest, JobReadRequest, JobStartRequest, JobWriteRequest, Terminal
 from vsrpc.v1.job_vsrpc import JobStub
 from vsrpc.v1.system_vsrpc import SystemStub
 
 BYTES = 100  # a round
-BYTE_RATIO, KEY_RATIO = 2.0, 3.0  # to a ping's p50
+OUTPUT_RATIO, KEY_RATIO = 2.0, 3.0  # to a ping's p50
 SHARE = 0.9  # of what upload and download move
 SIZE = 100 * MB
-PING, BYTE, KEY = "ping", "a byte, through `cat`", "a key, echoed by a terminal"
+PING, OUTPUT = "ping", "a byte of output"
+THROUGH, KEY = "a byte to `cat` and back", "a key, echoed by a terminal"
+TTY = Terminal(rows=24, columns=80)
 UPLOAD, DOWNLOAD, COPY, STREAM = "upload", "download", "cp", "exec"
 
 Moves = list[tuple[str, Callable[[], object]]]
@@ -33,17 +36,18 @@ def run(bench: Bench) -> list[Table]:
 
 
 def _delays(bench: Bench) -> Table:
-    turns = [
-        (PING, partial(_ping, bench)),
-        (BYTE, partial(_through_cat, bench, None)),
-        (KEY, partial(_through_cat, bench, Terminal(rows=24, columns=80))),
-    ]
+    turns = [(PING, partial(_ping, bench)), (THROUGH, partial(_echo, bench, None)), (KEY, partial(_echo, bench, TTY))]
+    notes = ["a Job.Read waits for it already, as one does where output is followed"]
+    if bench.peers is not None:
+        turns.append((OUTPUT, partial(_output, bench, bench.peers.raw)))
+        notes.append(f"{OUTPUT}: what `cat FIFO` is told by the raw port to say, on its way here")
     found = interleave("bytes of jobs", turns, bench.rounds, warm_up=True)
-    table = Table("delays of jobs", [], ["from sending the byte to having it back, while a Job.Read waits for it"])
+    table = Table("delays of jobs", [], notes)
     for which in ("p50", "p99"):
         rows = {name: Row(which, name, "ms", column(found[name], which)) for name, _ in turns}
-        for name, ratio in ((BYTE, BYTE_RATIO), (KEY, KEY_RATIO)):
-            rows[name].compare(rows[PING], bench.goal("<=", ratio) if which == "p50" else None)
+        for name, ratio in ((OUTPUT, OUTPUT_RATIO), (KEY, KEY_RATIO), (THROUGH, None)):
+            if name in rows:
+                rows[name].compare(rows[PING], bench.goal("<=", ratio) if ratio and which == "p50" else None)
         table.rows += rows.values()
     return table
 
@@ -55,25 +59,50 @@ def _ping(bench: Bench) -> Sample:
         return timed(stub.Ping, BYTES)
 
 
-def _through_cat(bench: Bench, terminal: Terminal | None) -> Sample:
+def _echo(bench: Bench, terminal: Terminal | None) -> Sample:
+    """A byte to `cat`, and back from it or, before that, from its terminal."""
+    request = JobStartRequest(argv=["cat"], stdin=True, terminal=terminal, timeout=600)
+
+    def say(stub: JobStub, job: str, sent: int) -> Callable[[], object]:
+        return stub.Write.future(JobWriteRequest(job_id=job, offset=sent, content=b"x")).result
+
     with vsrpc.connect(bench.place.target) as channel:
-        stub = JobStub(channel)
-        job = stub.Start(JobStartRequest(argv=["cat"], stdin=True, terminal=terminal, timeout=600)).job.job_id
-        sent = 0
+        return _bytes(channel, request, say)
 
-        def action() -> None:
-            nonlocal sent
-            reading = stub.Read.future(JobReadRequest(job_id=job, stdout_offset=sent, wait=30))
-            writing = stub.Write.future(JobWriteRequest(job_id=job, offset=sent, content=b"x"))
-            if reading.result().stdout != b"x":
-                raise RuntimeError("`cat` gave something else back")
-            writing.result()
-            sent += 1
 
-        action()
-        sample = timed(action, BYTES)
-        stub.Write(JobWriteRequest(job_id=job, offset=sent, eof=True))
-        return sample
+def _output(bench: Bench, raw: RawPort) -> Sample:
+    """A byte that a job writes because something else than a call tells it to."""
+    fifo = bench.path("fifo")
+    raw.byte(fifo, 0)
+    raw.echo()  # now it is there
+
+    def say(stub: JobStub, job: str, sent: int) -> Callable[[], object]:
+        raw.byte(fifo)
+        return lambda: None
+
+    with vsrpc.connect(bench.place.target) as channel:
+        return _bytes(channel, JobStartRequest(argv=["cat", fifo], timeout=600), say)
+
+
+def _bytes(
+    channel: vsrpc.Channel, request: JobStartRequest, say: Callable[[JobStub, str, int], Callable[[], object]]
+) -> Sample:
+    """How long it takes from `say`, which makes the job write a byte, until that is here."""
+    stub, ping = JobStub(channel), SystemStub(channel).Ping
+    job = stub.Start(request).job.job_id
+    times = []
+    for sent in range(BYTES + 1):
+        reading = stub.Read.future(JobReadRequest(job_id=job, stdout_offset=sent, wait=30))
+        ping()  # comes after it, and so is answered when it waits
+        started = time.perf_counter()
+        said = say(stub, job, sent)
+        if reading.result().stdout != b"x":
+            raise RuntimeError("the job wrote something else")
+        times.append(1000 * (time.perf_counter() - started))
+        said()
+    stub.Forget(JobForgetRequest(job_id=job, kill=True))
+    del times[0]
+    return {"p50": percentile(times, 50), "p99": percentile(times, 99)}
 
 
 def _streams(bench: Bench) -> Table:

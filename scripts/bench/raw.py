@@ -40,6 +40,10 @@ class RawPort:
         self._request(op="echo")
         self._read_record()
 
+    def byte(self, fifo: str, count: int = 1) -> None:
+        """Have a byte written into a FIFO of the guest; none makes the FIFO. Waits for nothing."""
+        self._request(op="byte", path=fifo, count=count)
+
     def upload(self, local: Path, remote: str, md5: bool) -> None:
         """Returns when the guest has closed the file, and both ends have the same size and digest."""
         size, ring = local.stat().st_size, Ring(BLOCK, md5)

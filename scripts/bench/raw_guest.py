@@ -190,11 +190,18 @@ def pack(port: Port, path: str) -> None:
 def main() -> None:
     """Serve."""
     port = Port(sys.argv[1])
+    fifos: dict[str, int] = {}
     port.write([memoryview(record({"op": "ready"}))])
     while True:
         request = port.read_record()
         if request["op"] == "echo":
             port.write([memoryview(record(request))])
+        elif request["op"] == "byte":  # into a FIFO that is made for it, and kept open
+            path = request["path"]
+            if path not in fifos:
+                os.mkfifo(path)
+                fifos[path] = os.open(path, os.O_RDWR)
+            os.write(fifos[path], b"x" * request["count"])
         elif request["op"] == "send":
             send(port, request["path"], request["md5"])
         elif request["op"] == "receive":
