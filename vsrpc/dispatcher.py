@@ -148,28 +148,9 @@ class Dispatcher:
 
     def _serve_rpc(self, call: IncomingCall, served: _Served) -> Response:
         request = call.request
-        if request.method == "POST":
-            content_type = connect_unary.media_type(request.headers)
-            body = self._body(request)
-        elif request.method == "GET" and served.method.idempotency is Idempotency.NO_SIDE_EFFECTS:
-            content_type, body = self._connect_get(call.query)
-        else:
-            reads = served.method.idempotency is Idempotency.NO_SIDE_EFFECTS
-            allowed = "GET, POST" if reads else "POST"
-            raise RpcError(
-                Code.UNKNOWN,  # as Connect's clients read 405 (connectrpc.com/docs/protocol#http-to-error-code)
-                f"{call.path} does not take {request.method}; use {allowed}",
-                reason="METHOD_NOT_ALLOWED",
-                data={"allowed": allowed},
-            )
-        if content_type in codec.PROTO_TYPES:
-            if served.bulk.request and len(body) > _SMALL:
-                body, call.context.content = split(body, served.method.request_type, served.bulk.request)
-            message = codec.parse_proto(served.method.request_type, body)
-        elif content_type == codec.JSON_TYPE:
-            message = codec.from_json(served.method.request_type, codec.load_json(body))
-        else:
-            raise _wrong_type(content_type, (*codec.PROTO_TYPES, codec.JSON_TYPE))
+        if call.parsed is None:
+            call.parsed = self._parse(call, served)
+        content_type, message = call.parsed
         # A caller that compresses wants compression; for one that only could read it, the port is faster
         # than the guest's CPU.
         compresses = request.headers.get("content-encoding") == "gzip" and _accepts_gzip(request.headers)
@@ -188,6 +169,31 @@ class Dispatcher:
             headers.append(("content-encoding", ACCEPTED))
             reply = compress(reply)
         return call.respond(200, headers, reply, tail)
+
+    def _parse(self, call: IncomingCall, served: _Served) -> tuple[str, Any]:
+        """The content type, and the message. Raises RpcError."""
+        request = call.request
+        if request.method == "POST":
+            content_type = connect_unary.media_type(request.headers)
+            body = self._body(request)
+        elif request.method == "GET" and served.method.idempotency is Idempotency.NO_SIDE_EFFECTS:
+            content_type, body = self._connect_get(call.query)
+        else:
+            reads = served.method.idempotency is Idempotency.NO_SIDE_EFFECTS
+            allowed = "GET, POST" if reads else "POST"
+            raise RpcError(
+                Code.UNKNOWN,  # as Connect's clients read 405 (connectrpc.com/docs/protocol#http-to-error-code)
+                f"{call.path} does not take {request.method}; use {allowed}",
+                reason="METHOD_NOT_ALLOWED",
+                data={"allowed": allowed},
+            )
+        if content_type in codec.PROTO_TYPES:
+            if served.bulk.request and len(body) > _SMALL:
+                body, call.context.content = split(body, served.method.request_type, served.bulk.request)
+            return content_type, codec.parse_proto(served.method.request_type, body)
+        if content_type == codec.JSON_TYPE:
+            return content_type, codec.from_json(served.method.request_type, codec.load_json(body))
+        raise _wrong_type(content_type, (*codec.PROTO_TYPES, codec.JSON_TYPE))
 
     def _connect_get(self, query: str) -> tuple[str, Buffer]:
         parameters = dict(query_pairs(query))

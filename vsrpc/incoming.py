@@ -58,6 +58,8 @@ class IncomingCall:
         self.is_rpc = dispatcher.is_rpc(self.path)
         self.idempotency_key = request.headers.get(IDEMPOTENCY_KEY, "")
         self.reached_servicer = False
+        self.parsed: tuple[str, Any] | None = None
+        """The request's content type and message, of an rpc path, once they are known (set by the dispatcher)."""
         self.parking: Parking | None = None
         """Where it waits without a thread (set by the server)."""
         self.context = ServicerContext(self.path, self.request_id, Deadline(None), from_headers(request.headers), peer)

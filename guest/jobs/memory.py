@@ -186,10 +186,15 @@ class OutputRing:
 
     def content(self, offset: int, limit: int) -> tuple[int, bytes]:
         """At most `limit` bytes from `offset` on, and where they begin: later where older ones were dropped."""
-        there = min(limit, self.end - max(offset, self.start))
+        there, at = min(limit, self.end - offset), offset % self.size
         if there <= 0:
-            return min(max(offset, self.start), self.end), b""
-        buffer = bytearray(there)
+            return self.end if offset > self.end else max(offset, self.start), b""
+        if there <= self.size - at:  # in a row, as most small pieces are: at once
+            with self._memory.file() as fd:
+                piece = b"" if fd is None else os.pread(fd, there, self._base + at)
+            if piece and self.start <= offset:  # and was not overwritten meanwhile
+                return offset, piece
+        buffer = bytearray(max(0, min(limit, self.end - max(offset, self.start))))
         begin, count = self.read_into(offset, memoryview(buffer))
         return begin, bytes(buffer[:count])
 
