@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import NoReturn, Sequence
+from typing import Any, Collection, NoReturn, Sequence
 
 from host.cli import exits
 from host.cli.parser_files import add_copies, add_file_commands
@@ -47,10 +47,37 @@ class _Parser(argparse.ArgumentParser):
         raise CommandLineError(f"{message} (see {self.prog} --help)", command)
 
 
+class _MainParser(_Parser):
+    """The parser that the commands' belong to; `complete`: whether it has all of them."""
+
+    complete = True
+
+    def format_help(self) -> str:
+        return super().format_help() if self.complete else _build().format_help()
+
+
+class _NotAsked(_Parser):
+    """Stands for the parser of a command that is not asked for: what is added to it is forgotten."""
+
+    def __init__(self) -> None:
+        pass
+
+    def add_argument(self, *names: Any, **settings: Any) -> Any:
+        return None
+
+    def set_defaults(self, **values: Any) -> None:
+        pass
+
+    def add_mutually_exclusive_group(self, **settings: Any) -> Any:
+        return self
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments. Raises CommandLineError; --help and --version print and exit."""
-    parser = _build()
-    given, rest = parser.parse_known_args(argv)
+    try:
+        given, rest = _build(argv).parse_known_args(argv)
+    except CommandLineError:  # whose text may name all commands
+        given, rest = _build().parse_known_args(argv)
     if rest:
         hint = ""
         if given.command == "exec":
@@ -62,8 +89,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _build() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _build(asked: Collection[str] | None = None) -> argparse.ArgumentParser:
+    """The parser; with no more commands than those whose names are `asked`, where that is given: making the parsers of
+    all takes longer than most calls."""
+    parser = _MainParser(
         prog=PROG,
         usage=f"{PROG} [OPTIONS] COMMAND [ARGS]",
         description="Calls a KVM guest over its virtio-serial port.",
@@ -71,11 +100,14 @@ def _build() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.complete = asked is None
     parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
     _add_common(parser, timeout=True)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser, prog=PROG)
 
     def command(name: str, help: str, timeout: bool = True) -> argparse.ArgumentParser:
+        if asked is not None and name not in asked:
+            return _NotAsked()
         # A command's own options may take the short names of common ones (cp -r), which then stand before the command.
         added = commands.add_parser(name, help=help, description=help, allow_abbrev=False, conflict_handler="resolve")
         added.set_defaults(command=name)
