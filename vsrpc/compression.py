@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
-
 from vsrpc.errors import RpcError
 from vsrpc.status import Code
 from vsrpc.wire import Buffer
@@ -16,6 +13,8 @@ ACCEPTED = "gzip"
 def compress(body: Buffer) -> bytes:
     """The body as gzip, the same for the same body at any time: a call that is repeated must look like itself. Level 1:
     the port is faster than a guest's CPU compresses at higher ones."""
+    import gzip  # here, as below: most channels compress nothing
+
     return gzip.compress(bytes(body), compresslevel=1, mtime=0)
 
 
@@ -38,6 +37,8 @@ def decompress(body: Buffer, coding: str, limit: int) -> Buffer:
     if not body:
         # Connect's peers send an empty message uncompressed under the coding's name.
         return b""
+    import zlib
+
     inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
     try:
         data = inflater.decompress(body, limit + 1)

@@ -14,7 +14,6 @@ import os
 import stat
 import sys
 import time
-from pathlib import Path
 
 from vsrpc.deadline import Deadline
 
@@ -42,7 +41,7 @@ class PortLock:
         for root that of the system."""
         self._socket_path = socket_path
         self._directory = directory
-        self._files: tuple[Path, Path] | None = None
+        self._files: tuple[str, str] | None = None
         self._mode = 0o600
         self._held: int | None = None
         self._process = 0  # that has taken it
@@ -97,7 +96,8 @@ class PortLock:
             _let_go(free, lock)
             return ""
         try:
-            pid, _, command = lock.read_text("utf-8", "replace").partition("\n")
+            with open(lock, encoding="utf-8", errors="replace") as file:
+                pid, _, command = file.read().partition("\n")
         except OSError:
             pid, command = "", ""
         if not pid:
@@ -106,7 +106,7 @@ class PortLock:
             return f"a child that process {pid} left behind when it died (fuser {lock} names it)"
         return f"process {pid} ({command.strip()})"
 
-    def _wait(self, lock: Path, queue: Path, deadline: Deadline) -> int:
+    def _wait(self, lock: str, queue: str, deadline: Deadline) -> int:
         waiting: int | None = None
         try:
             while True:
@@ -123,22 +123,22 @@ class PortLock:
             if waiting is not None:
                 _let_go(waiting, queue)
 
-    def _paths(self) -> tuple[Path, Path]:
+    def _paths(self) -> tuple[str, str]:
         if self._files is None:
             directory = _directory(self._directory)
             # One name for one socket, by whatever path it is reached.
             name = os.path.realpath(self._socket_path).strip("/").replace("%", "%25").replace("/", "%")
             name = os.fsdecode(os.fsencode(name)[-(_NAME_MAX - len(".queue")) :])
-            self._files = directory / f"{name}.lock", directory / f"{name}.queue"
+            self._files = os.path.join(directory, f"{name}.lock"), os.path.join(directory, f"{name}.queue")
             # Who may take turns here may use each other's lock files.
-            self._mode = stat.S_IMODE(directory.stat().st_mode) & 0o666
+            self._mode = stat.S_IMODE(os.stat(directory).st_mode) & 0o666
         return self._files
 
-    def _try(self, path: Path) -> int | None:
+    def _try(self, path: str) -> int | None:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise LockUnusable(_cannot(path.parent, error)) from error
+            raise LockUnusable(_cannot(os.path.dirname(path), error)) from error
         try:
             _share(fd, self._mode)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -146,7 +146,7 @@ class PortLock:
             os.close(fd)
             if error.errno == errno.EWOULDBLOCK:
                 return None
-            raise LockUnusable(_cannot(path.parent, error)) from error
+            raise LockUnusable(_cannot(os.path.dirname(path), error)) from error
         if os.fstat(fd).st_nlink == 0:  # its last holder has removed it meanwhile
             os.close(fd)
             return None
@@ -160,29 +160,29 @@ def _share(fd: int, mode: int) -> None:
         os.fchmod(fd, mode)
 
 
-def _let_go(fd: int, path: Path) -> None:
+def _let_go(fd: int, path: str) -> None:
     """Remove a lock file that we hold: whoever has it open already sees that it is no longer the one."""
     with contextlib.suppress(OSError):
-        path.unlink()
+        os.unlink(path)
     os.close(fd)
 
 
-def _directory(wanted: str | None) -> Path:
+def _directory(wanted: str | None) -> str:
     """The directory of lock files, made if it is not there. Raises LockUnusable."""
     wanted = wanted or os.environ.get(LOCK_DIR_VARIABLE)
     private = not wanted
     if wanted:
-        path = Path(wanted)
+        path = wanted
     elif os.geteuid() == 0:
-        path = Path("/run/vsrpc")
+        path = "/run/vsrpc"
     elif os.environ.get("XDG_RUNTIME_DIR"):
-        path = Path(os.environ["XDG_RUNTIME_DIR"]) / "vsrpc"
+        path = os.path.join(os.environ["XDG_RUNTIME_DIR"], "vsrpc")
     else:
-        path = Path(f"/tmp/vsrpc-{os.geteuid()}")
+        path = f"/tmp/vsrpc-{os.geteuid()}"
     try:
         with contextlib.suppress(FileExistsError):
-            path.mkdir(mode=0o700)
-        status = path.lstat() if private else path.stat()
+            os.mkdir(path, 0o700)
+        status = os.lstat(path) if private else os.stat(path)
     except OSError as error:
         raise LockUnusable(_cannot(path, error)) from error
     if not stat.S_ISDIR(status.st_mode):
@@ -195,7 +195,7 @@ def _directory(wanted: str | None) -> Path:
 _WAY_OUT = f"name another one in connection.lock_dir of the configuration, or in {LOCK_DIR_VARIABLE}"
 
 
-def _cannot(directory: Path, error: OSError) -> str:
+def _cannot(directory: str, error: OSError) -> str:
     return (
         f"the directory {directory} cannot be used to take turns at the port: {error.strerror}; "
         f"see to it that it exists and this user may write there, or {_WAY_OUT}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import traceback
 from typing import Sequence
 
 from host import config
@@ -82,6 +81,8 @@ def _run(args: argparse.Namespace) -> int:
 
 def _explain(args: argparse.Namespace, message: str) -> None:
     if args.debug:
+        import traceback
+
         write_bytes(sys.stderr, printable(traceback.format_exc(), keep="\n\t").encode("utf-8", "backslashreplace"))
     complain("error", message)
 

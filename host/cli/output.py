@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import sys
 from types import TracebackType
 from typing import Any, Collection, Iterator, Sequence
@@ -55,6 +54,8 @@ def print_json(value: Any) -> None:
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Rows in columns, each as wide as it must be; on a terminal no longer than its lines."""
+    import shutil  # here: it loads every kind of archive, and few commands print tables
+
     most = shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
     for line in columns([header, *([" ".join(cell.split()) for cell in row] for row in rows)]):
         print_line(line.rstrip()[:most])
