@@ -1,4 +1,4 @@
-"""Codecs: message ↔ body, by content type. Protobuf's json_format does the JSON; this adapts it to our JSON.
+"""Codecs: message ↔ body, by content type. Protobuf's json_format reads JSON, after what it would let through.
 
 Our JSON is the protobuf JSON mapping with three differences that readers of that mapping accept: names are the
 schema's (snake_case), fields at their default are printed, and 64-bit integers are numbers as long as a double holds
@@ -10,13 +10,24 @@ from __future__ import annotations
 
 import base64
 import functools
-import inspect
 import json
+import math
 import re
+import struct
 from typing import Any, Callable, Mapping
 
 from vsrpc.errors import RpcError
-from vsrpc.fields import is_bytes, is_enum, is_int64, is_map, is_repeated, json_kind, map_value
+from vsrpc.fields import (
+    has_presence,
+    is_bytes,
+    is_enum,
+    is_float,
+    is_int64,
+    is_map,
+    is_repeated,
+    json_kind,
+    map_value,
+)
 from vsrpc.status import Code
 from vsrpc.wire import Buffer
 
@@ -229,11 +240,22 @@ def _bad_field(message: str, field: str) -> RpcError:
 
 def to_json(message: Any, text_fields: TextFields | None = None) -> dict[str, Any]:
     """The message as a JSON object; bytes fields named in `text_fields` (by message) as text."""
-    from google.protobuf import json_format
-
-    options: Any = _defaults_option(json_format.MessageToDict)
-    value: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True, **options)
-    _adapt(message.DESCRIPTOR, value, text_fields or {})
+    descriptor = message.DESCRIPTOR
+    if descriptor.full_name.startswith("google.protobuf."):
+        well_known: dict[str, Any] = _well_known_to_json(message)
+        return well_known
+    value = {
+        field.name: _field_to_json(field, getattr(message, field.name), text_fields)
+        for field in descriptor.fields
+        if not has_presence(field) or message.HasField(field.name)
+    }
+    if descriptor.is_extendable:
+        for field, extension in message.ListFields():
+            if field.is_extension:
+                value[f"[{field.full_name}]"] = _field_to_json(field, extension, text_fields)
+    for name in (text_fields or {}).get(descriptor.full_name, ()):
+        if name in value:
+            _show_text(value, name)
     return value
 
 
@@ -242,42 +264,65 @@ def dump_json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
 
 
-def _defaults_option(message_to_dict: Callable[..., Any]) -> dict[str, bool]:
+def _field_to_json(field: Any, value: Any, text_fields: TextFields | None) -> Any:
+    if is_map(field):
+        of_value = map_value(field)
+        return {_key_to_json(key): _value_to_json(of_value, value[key], text_fields) for key in value}
+    if is_repeated(field):
+        return [_value_to_json(field, each, text_fields) for each in value]
+    return _value_to_json(field, value, text_fields)
+
+
+def _key_to_json(key: Any) -> str:
+    return str(key).lower() if isinstance(key, bool) else str(key)
+
+
+def _value_to_json(field: Any, value: Any, text_fields: TextFields | None) -> Any:
+    if field.message_type is not None:
+        return to_json(value, text_fields)
+    if is_enum(field):
+        if field.enum_type.full_name == "google.protobuf.NullValue":
+            return None
+        named = field.enum_type.values_by_number.get(value)
+        return value if named is None else named.name
+    if is_bytes(field):
+        return base64.b64encode(value).decode("ascii")
+    if is_int64(field):
+        return value if abs(value) <= _MAX_EXACT else str(value)
+    if isinstance(value, float):
+        return _float_to_json(value, is_float(field))
+    return value
+
+
+def _float_to_json(value: float, single: bool) -> float | str:
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return _shortest(value) if single else value
+
+
+def _shortest(value: float) -> float:
+    """The number with the fewest digits that is this one in 32 bits."""
+    for digits in range(6, 9):
+        short = float(f"{value:.{digits}g}")
+        if struct.unpack("f", struct.pack("f", short))[0] == value:
+            return short
+    return float(f"{value:.9g}")
+
+
+def _well_known_to_json(message: Any) -> Any:
+    """Those have JSON of their own."""
+    import inspect
+
+    from google.protobuf import json_format
+
     # 5.26 renamed the option that prints fields at their default.
     name = "always_print_fields_with_no_presence"
-    if name not in inspect.signature(message_to_dict).parameters:
+    if name not in inspect.signature(json_format.MessageToDict).parameters:
         name = "including_default_value_fields"
-    return {name: True}
-
-
-def _adapt(descriptor: Any, value: Any, text_fields: TextFields) -> None:
-    """Turn protobuf's JSON object for a message of that type into ours, in place."""
-    if not isinstance(value, dict) or descriptor.full_name.startswith("google.protobuf."):
-        return  # the well-known types have JSON of their own
-    for field in descriptor.fields:
-        if field.name not in value:
-            continue
-        value[field.name] = value.pop(field.name)  # in the schema's order; protobuf puts defaults last
-        if is_map(field):
-            items = value[field.name]
-            for key in items:
-                items[key] = _adapt_value(map_value(field), items[key], text_fields)
-        elif is_repeated(field):
-            value[field.name] = [_adapt_value(field, item, text_fields) for item in value[field.name]]
-        else:
-            value[field.name] = _adapt_value(field, value[field.name], text_fields)
-    for name in text_fields.get(descriptor.full_name, ()):
-        if name in value:
-            _show_text(value, name)
-
-
-def _adapt_value(field: Any, value: Any, text_fields: TextFields) -> Any:
-    if field.message_type is not None:
-        _adapt(field.message_type, value, text_fields)
-    elif isinstance(value, str) and is_int64(field):
-        number = int(value)
-        return number if abs(number) <= _MAX_EXACT else value
-    return value
+    options: Any = {name: True}
+    return json_format.MessageToDict(message, preserving_proto_field_name=True, **options)
 
 
 def _show_text(value: dict[str, Any], name: str) -> None:

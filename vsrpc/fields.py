@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 # google/protobuf/descriptor.h: FieldDescriptor::CppType
-_INT64, _UINT64, _BOOL = 2, 4, 7
+_INT64, _UINT64, _FLOAT, _BOOL = 2, 4, 6, 7
 _JSON_KINDS = {
     1: "a whole number of 32 bits",
     2: "a whole number of 64 bits",
@@ -28,6 +28,14 @@ def is_repeated(field: Any) -> bool:
     return bool(field.label == _LABEL_REPEATED if repeated is None else repeated)
 
 
+def has_presence(field: Any) -> bool:
+    """Whether it may be unset, which is then not the same as at its default: a message, or one of a oneof."""
+    known = getattr(field, "has_presence", None)
+    if known is not None:  # 3.20 and newer
+        return bool(known)
+    return not is_repeated(field) and (field.message_type is not None or field.containing_oneof is not None)
+
+
 def is_map(field: Any) -> bool:
     """Whether it is a map."""
     return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
@@ -41,6 +49,11 @@ def map_value(field: Any) -> Any:
 def is_int64(field: Any) -> bool:
     """Whether its values are 64-bit integers, signed or not."""
     return field.cpp_type in (_INT64, _UINT64)
+
+
+def is_float(field: Any) -> bool:
+    """Whether its values are floating-point numbers of 32 bits."""
+    return bool(field.cpp_type == _FLOAT)
 
 
 def is_bool(field: Any) -> bool:
