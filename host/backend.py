@@ -6,14 +6,14 @@ large content is bytes on both ways and stands beside the reply's data. Failures
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Mapping, Protocol, Union
+from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Protocol, Union
+
+from vsrpc.log import Log
 
 if TYPE_CHECKING:
     from vsrpc.channel import Channel
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 Buffer = Union[bytes, bytearray, memoryview]
 
@@ -22,8 +22,7 @@ LARGE = ("content", "stdout")
 """Names of the fields that are large content: of a file, or of a job's output."""
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """A reply: its fields as `data` of the REST envelope; `start` gives what is LARGE as `content`, `call` only the
     field of that name."""
 

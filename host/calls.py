@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING, Any, Callable, Mapping
 
 from host.errors import UsageError, from_rpc_error
 from vsrpc.errors import RpcError
+from vsrpc.log import Log
 
 if TYPE_CHECKING:
     from host.backend import Backend, Reply, Started
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 
 class Calls:

@@ -6,7 +6,6 @@ files the transfer engine's. Every failure of a call becomes an RPCError here.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from types import TracebackType
@@ -19,6 +18,7 @@ from host.errors import RPCError, UsageError, from_rpc_error
 from host.names import path_fields
 from host.transfer_options import DEFAULT_CHUNK_SIZE, MD5, NEVER_SMALL, Progress
 from vsrpc.errors import RpcError
+from vsrpc.log import Log
 
 if TYPE_CHECKING:
     from host.copy import Done
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RPCError", "UsageError", "VirtioRPCClient"]
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 # The guest ends a command at its timeout and then replies; the call may take this many seconds longer.
 _EXEC_MARGIN = 10.0
@@ -358,9 +358,11 @@ class VirtioRPCClient:
     def _open_channel(self) -> Channel:
         address = self._target
         if address == "local:":
+            import logging
+
             from host.local import LocalGuest
 
-            self._local = LocalGuest(debug=log.isEnabledFor(logging.DEBUG))
+            self._local = LocalGuest(debug=logging.getLogger(__name__).isEnabledFor(logging.DEBUG))
             address = self._local.target
         try:
             return vsrpc.connect(address, options=self._options)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import Any, Callable, Generic, Iterable, Protocol, TypeVar
 
 from vsrpc.deadline import Deadline
 from vsrpc.errors import RpcError
+from vsrpc.log import Log
 from vsrpc.metadata import Metadata
 from vsrpc.status import Code
 from vsrpc.wire import Response
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 Req = TypeVar("Req", contravariant=True)
 Res = TypeVar("Res")

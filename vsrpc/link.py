@@ -7,7 +7,6 @@ place where a transport's and the wire's exceptions become statuses.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from contextlib import contextmanager
@@ -17,12 +16,13 @@ from vsrpc.client_session import Attempt, Beginning, NotAtBoundary, Session, Ses
 from vsrpc.deadline import Deadline
 from vsrpc.errors import RpcError
 from vsrpc.hello import WrongPeer
+from vsrpc.log import Log
 from vsrpc.port_lock import LockUnusable, PortBusy, PortLock
 from vsrpc.status import Code
 from vsrpc.transports import ConnectFailed, Connector, TransportClosed, TransportError, TransportTimeout
 from vsrpc.wire import ClientConnection, Limits, LocalProtocolError, RemoteProtocolError, Request
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 # A hello that nobody answers is given up after this many seconds at most, the next after twice as many, and so on up to
 # the longest, within the time for connecting: a guest that is slow, or about to boot, is given its time; and connecting

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import select
 import socket
@@ -17,6 +16,7 @@ import time
 from typing import Any, Callable, Sequence
 
 from vsrpc.deadline import Deadline
+from vsrpc.log import Log
 from vsrpc.transports.base import (
     Buffer,
     ConnectFailed,
@@ -27,7 +27,7 @@ from vsrpc.transports.base import (
     poll_time,
 )
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 # Python leaves the name out where it was built without vsock; the kernel has the last word in any case.
 _VSOCK = getattr(socket, "AF_VSOCK", 40)  # linux/socket.h
