@@ -7,8 +7,7 @@ commands run without one, and the YAML parser is the slowest thing they would lo
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Mapping
+from typing import Mapping, NamedTuple
 
 from host.errors import UsageError
 from vsrpc.auth import Key
@@ -25,8 +24,7 @@ SYSTEM_FILE = "/etc/vsrpc/host.yaml"
 PACKAGED_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "config.yaml")
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """Everything that a configuration file can say. Times are in seconds; `target` is "" where none is set."""
 
     target: str = ""

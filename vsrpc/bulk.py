@@ -10,8 +10,7 @@ provide; and as often again on the other side.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Callable, Tuple, TypeVar
+from typing import Any, Callable, NamedTuple, Tuple, TypeVar
 
 from vsrpc.method import MethodDescriptor
 from vsrpc.wire import Buffer
@@ -29,8 +28,7 @@ _MAX_VARINT = 10
 _MAX_FIELDS = 64
 
 
-@dataclass(frozen=True)
-class BulkFields:
+class BulkFields(NamedTuple):
     """Names of the bytes fields that stand beside their messages; "" for none."""
 
     request: str = ""

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import dataclass, field
-from typing import Any, Callable, Sequence, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Sequence, TypeVar
 
 from vsrpc.auth import Key
 from vsrpc.bulk import BulkMethod
@@ -20,7 +19,6 @@ from vsrpc.connect_unary import says_not_run
 from vsrpc.deadline import Deadline
 from vsrpc.errors import RpcError, outcome_unknown
 from vsrpc.hello import REQUEST_ID
-from vsrpc.interceptor import ClientInterceptor
 from vsrpc.link import Link, Session, SessionOver, lost
 from vsrpc.metadata import Metadata
 from vsrpc.method import Idempotency
@@ -32,6 +30,9 @@ from vsrpc.transports import Connector, connector, socket_path
 from vsrpc.unary import CONTENT_TYPES, UnaryUnaryCallable
 from vsrpc.wire import Buffer, Headers, Limits, Request, Response
 
+if TYPE_CHECKING:
+    from vsrpc.interceptor import ClientInterceptor
+
 Res = TypeVar("Res")
 
 # A session may have died unnoticed since the last call. When so many in a row end as soon as they begin, the peer is at
@@ -42,9 +43,8 @@ _MAX_SESSIONS = 3
 _MAX_RESPONSE = 64 * 1024 * 1024
 
 
-@dataclass(frozen=True)
 class ChannelOptions:
-    """How a channel behaves. Times are in seconds.
+    """How a channel behaves; it does not change. Times are in seconds.
 
     `read_timeout` is the deadline of a call that names none (None: no limit). `codec` is what rpc calls speak, "proto"
     or "json"; `compression` is "" or "gzip", for requests and for the replies that they ask for. `lock_dir` is where
@@ -53,26 +53,51 @@ class ChannelOptions:
     that. After `idle_timeout` without a call the connection is closed, until the next call (None: it is kept).
     """
 
-    connect_timeout: float = 5.0
-    read_timeout: float | None = 30.0
-    write_timeout: float = 30.0
-    max_retries: int = 3
-    retry_interval: float = 1.0
-    backoff_factor: float = 2.0
-    codec: str = "proto"
-    compression: str = ""
-    max_response_size: int = _MAX_RESPONSE
-    interceptors: Sequence[ClientInterceptor] = field(default_factory=tuple)
-    lock_dir: str | None = None
-    on_wait: Callable[[str], None] | None = None
-    key: Key | None = None
-    idle_timeout: float | None = None
-
-    def __post_init__(self) -> None:
+    # Written out, since the standard library's dataclasses take longer to load than a call does.
+    def __init__(
+        self,
+        connect_timeout: float = 5.0,
+        read_timeout: float | None = 30.0,
+        write_timeout: float = 30.0,
+        max_retries: int = 3,
+        retry_interval: float = 1.0,
+        backoff_factor: float = 2.0,
+        codec: str = "proto",
+        compression: str = "",
+        max_response_size: int = _MAX_RESPONSE,
+        interceptors: Sequence[ClientInterceptor] = (),
+        lock_dir: str | None = None,
+        on_wait: Callable[[str], None] | None = None,
+        key: Key | None = None,
+        idle_timeout: float | None = None,
+    ) -> None:
+        self.connect_timeout = connect_timeout
+        self.read_timeout = read_timeout
+        self.write_timeout = write_timeout
+        self.max_retries = max_retries
+        self.retry_interval = retry_interval
+        self.backoff_factor = backoff_factor
+        self.codec = codec
+        self.compression = compression
+        self.max_response_size = max_response_size
+        self.interceptors = interceptors
+        self.lock_dir = lock_dir
+        self.on_wait = on_wait
+        self.key = key
+        self.idle_timeout = idle_timeout
         if self.codec not in CONTENT_TYPES:
             raise ValueError(f"codec {self.codec!r}: use one of {', '.join(CONTENT_TYPES)}")
         if self.compression not in ("", "gzip"):
             raise ValueError(f"compression {self.compression!r}: use gzip, or '' for none")
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if isinstance(other, ChannelOptions) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(vars(self).values()))
+
+    def __repr__(self) -> str:
+        return f"ChannelOptions({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
 
 class Channel:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from vsrpc.auth import Challenge
 from vsrpc.deadline import Deadline
@@ -78,8 +77,7 @@ class NotAtBoundary(Exception):
     """The server is there, and says that it cannot tell where we begin: connect again."""
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One connection on the way to a session, and what came of it."""
 
     seconds: float
@@ -91,8 +89,7 @@ class Attempt:
     """The failure's text."""
 
 
-@dataclass(frozen=True)
-class Beginning:
+class Beginning(NamedTuple):
     """How a link's session came about, or why there is none: for people who look for what is wrong."""
 
     attempts: tuple[Attempt, ...] = ()

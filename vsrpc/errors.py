@@ -6,15 +6,13 @@ caller catches it. Layers below map what they meet (OSError, a framing error, ba
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Mapping, Sequence
+from typing import Mapping, NamedTuple, Sequence
 
 from vsrpc.metadata import Metadata
 from vsrpc.status import Code
 
 
-@dataclass(frozen=True)
-class ErrorDetail:
+class ErrorDetail(NamedTuple):
     """A typed detail of an error: a protobuf message by full name, serialised (google.protobuf.Any's idea)."""
 
     type: str

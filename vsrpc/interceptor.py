@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Protocol
+from typing import TYPE_CHECKING, Any, Callable, Protocol
 
-from vsrpc.context import ServicerContext
 from vsrpc.metadata import Metadata
 from vsrpc.method import Idempotency
 from vsrpc.retry import Effect
+
+if TYPE_CHECKING:
+    from vsrpc.context import ServicerContext
 
 
 @dataclass(frozen=True)

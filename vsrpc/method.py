@@ -7,8 +7,8 @@ input or output, or imports protobuf.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
-from typing import Any, Callable, Generic, Mapping, TypeVar
+from types import MappingProxyType
+from typing import Any, Callable, Generic, Mapping, NamedTuple, TypeVar
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -27,8 +27,7 @@ class Idempotency(enum.Enum):
         return self is not Idempotency.UNKNOWN
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(NamedTuple):
     """One REST route of a method (google.api.http).
 
     `body` is "*" (the JSON body is the request), a field's name (the body is that field), or "" (no body: fields
@@ -42,15 +41,24 @@ class Route:
     idempotency: Idempotency = Idempotency.UNKNOWN
 
 
-@dataclass(frozen=True)
 class MethodDescriptor(Generic[Req, Res]):
     """A unary method: its full service name, its name, its message classes, what may be retried."""
 
-    service: str
-    name: str
-    request_type: type[Req]
-    response_type: type[Res]
-    idempotency: Idempotency = Idempotency.UNKNOWN
+    __slots__ = ("idempotency", "name", "request_type", "response_type", "service")
+
+    def __init__(
+        self,
+        service: str,
+        name: str,
+        request_type: type[Req],
+        response_type: type[Res],
+        idempotency: Idempotency = Idempotency.UNKNOWN,
+    ) -> None:
+        self.service = service
+        self.name = name
+        self.request_type = request_type
+        self.response_type = response_type
+        self.idempotency = idempotency
 
     @property
     def path(self) -> str:
@@ -84,8 +92,7 @@ class MethodDescriptor(Generic[Req, Res]):
         return owner if isinstance(owner, MethodDescriptor) else None
 
 
-@dataclass(frozen=True)
-class ServiceDescriptor:
+class ServiceDescriptor(NamedTuple):
     """A service: its methods, its REST routes, and which bytes fields JSON shows as text.
 
     `text_fields` maps a message's full name to the names of its fields with the `text` option.
@@ -94,11 +101,10 @@ class ServiceDescriptor:
     name: str
     methods: tuple[MethodDescriptor[Any, Any], ...]
     routes: tuple[Route, ...] = ()
-    text_fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    text_fields: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class ErrorCodeEntry:
+class ErrorCodeEntry(NamedTuple):
     """One numeric error code of the schema: short name, number, HTTP status on REST routes, rpc status name."""
 
     reason: str

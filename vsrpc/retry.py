@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
-from typing import Callable, TypeVar
+from typing import Callable, NamedTuple, TypeVar
 
 from vsrpc.deadline import Deadline
 from vsrpc.errors import RpcError
@@ -45,8 +44,7 @@ class Effect:
         return fields
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
+class RetryPolicy(NamedTuple):
     """At most `max_retries` further attempts, the first after `interval` seconds, each next after `backoff` times as
     many. Where the link was lost the first is made at once: it waits for the link anyway."""
 

@@ -15,7 +15,6 @@ from vsrpc.calls import Call, CallFuture, MetadataLike
 from vsrpc.compression import ACCEPTED, compress, decompress
 from vsrpc.deadline import Deadline
 from vsrpc.errors import RpcError
-from vsrpc.interceptor import CallDetails
 from vsrpc.metadata import Metadata, to_headers
 from vsrpc.method import Idempotency, MethodDescriptor
 from vsrpc.retry import Effect
@@ -24,6 +23,7 @@ from vsrpc.wire import Buffer, Response
 
 if TYPE_CHECKING:
     from vsrpc.channel import Channel
+    from vsrpc.interceptor import CallDetails
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -53,10 +53,9 @@ class UnaryUnaryCallable(Generic[Req, Res]):
         self._bulk = owner if isinstance(owner, BulkMethod) else None
         self._method = self._bulk.method if self._bulk else MethodDescriptor.of(serialize)
         self._idempotency = self._method.idempotency if self._method else Idempotency.UNKNOWN
-        proceed: Callable[[CallDetails, Any], Any] = self._start
+        self._intercepted: Callable[[CallDetails, Any], Any] | None = None
         for interceptor in reversed(channel.options.interceptors):
-            proceed = functools.partial(interceptor, proceed)
-        self._proceed = proceed
+            self._intercepted = functools.partial(interceptor, self._intercepted or self._start_by)
         self._content_type = CONTENT_TYPES[channel.options.codec]
         if self._content_type == _JSON and self._method is None:
             raise ValueError(f"{path}: JSON needs a stub that protoc-gen-vsrpc generated")
@@ -77,8 +76,7 @@ class UnaryUnaryCallable(Generic[Req, Res]):
         effect = self._effect()
 
         def attempt() -> tuple[Res, Call[Res]]:
-            details = CallDetails(self._path, deadline.remaining(), pairs, self._idempotency, effect)
-            call = self._proceed(details, request)
+            call = self._proceed(request, deadline.remaining(), pairs, effect)
             try:
                 return call.result(), call
             except BaseException:
@@ -91,25 +89,36 @@ class UnaryUnaryCallable(Generic[Req, Res]):
         self, request: Req | None = None, timeout: float | None = None, metadata: MetadataLike | None = None
     ) -> Call[Res]:
         seconds = self._channel.deadline(timeout).remaining()
-        details = CallDetails(self._path, seconds, tuple(metadata or ()), self._idempotency, self._effect())
-        return cast("Call[Res]", self._proceed(details, request))
+        return cast("Call[Res]", self._proceed(request, seconds, tuple(metadata or ()), self._effect()))
 
     def _effect(self) -> Effect | None:
         return self._channel.effect(self._idempotency)
 
-    def _start(self, details: CallDetails, request: Any) -> CallFuture[Res]:
-        deadline = Deadline(details.timeout)
+    def _proceed(self, request: Any, timeout: float | None, metadata: Metadata, effect: Effect | None) -> Any:
+        if self._intercepted is None:
+            return self._start(self._path, request, timeout, metadata, effect)
+        from vsrpc.interceptor import CallDetails
+
+        return self._intercepted(CallDetails(self._path, timeout, metadata, self._idempotency, effect), request)
+
+    def _start_by(self, details: CallDetails, request: Any) -> CallFuture[Res]:
+        return self._start(details.path, request, details.timeout, details.metadata, details.effect)
+
+    def _start(
+        self, path: str, request: Any, timeout: float | None, metadata: Metadata, effect: Effect | None
+    ) -> CallFuture[Res]:
+        deadline = Deadline(timeout)
         headers = [
             ("content-type", self._content_type),
             (connect_unary.PROTOCOL_VERSION, "1"),
             *connect_unary.timeout_header(deadline),
-            *to_headers(details.metadata),
+            *to_headers(metadata),
         ]
         body, tail = self._encode(request)
         if self._channel.options.compression:
             body, tail = compress(body + tail), b""
             headers += [("content-encoding", "gzip"), ("accept-encoding", ACCEPTED)]
-        return self._channel.start("POST", details.path, headers, body, deadline, self._decode, details.effect, tail)
+        return self._channel.start("POST", path, headers, body, deadline, self._decode, effect, tail)
 
     def _encode(self, request: Any) -> Parts:
         if self._bulk:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """Upper bounds on what a peer may send; all in bytes unless said otherwise."""
 
     # The request or status line without its CRLF. RFC 9110 4.1 asks for at least 8000; Apache, h11's

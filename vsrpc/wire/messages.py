@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple, Union
 
 from .body import Room
@@ -40,9 +39,25 @@ class Response(NamedTuple):
     tail: Buffer = b""
 
 
-@dataclass(frozen=True)
-class ExpectContinue:
+class _Signal:
+    """An event that its kind says all of."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class ExpectContinue(_Signal):
     """A request head was accepted whose client waits before it sends the body: send ``CONTINUE``."""
+
+    __slots__ = ()
 
 
 class Refused(NamedTuple):
@@ -64,16 +79,28 @@ class Sync(NamedTuple):
     nonce: bytes
 
 
-@dataclass(frozen=True)
 class Acks:
     """The client has read so many more halves of its window."""
 
-    count: int
+    __slots__ = ("count",)
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __eq__(self, other: object) -> bool:
+        return self.count == other.count if isinstance(other, Acks) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.count)
+
+    def __repr__(self) -> str:
+        return f"Acks(count={self.count})"
 
 
-@dataclass(frozen=True)
-class Leave:
+class Leave(_Signal):
     """The client has read all that it asked for, and leaves."""
+
+    __slots__ = ()
 
 
 ServerEvent = Union[Request, ExpectContinue, Refused, Sync, Acks, Leave]
