@@ -12,7 +12,7 @@ import sys
 from types import TracebackType
 from typing import Any, Collection, Iterator, Sequence
 
-from host.cli.parser import PROG
+from host.cli.parser import PROG, line_width
 from host.transfer_options import SMALL_FILE
 
 _BAR_WIDTH = 30
@@ -54,9 +54,7 @@ def print_json(value: Any) -> None:
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Rows in columns, each as wide as it must be; on a terminal no longer than its lines."""
-    import shutil  # here: it loads every kind of archive, and few commands print tables
-
-    most = shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
+    most = line_width() if sys.stdout is not None and sys.stdout.isatty() else None
     for line in columns([header, *([" ".join(cell.split()) for cell in row] for row in rows)]):
         print_line(line.rstrip()[:most])
 

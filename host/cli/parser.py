@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import sys
 from typing import Any, Collection, NoReturn, Sequence
 
 from host.cli import exits
@@ -41,7 +43,34 @@ class CommandLineError(Exception):
         self.command = command
 
 
+def line_width() -> int:
+    """Columns of the terminal that the output goes to, $COLUMNS where that is set; 80 where there is none."""
+    # As shutil.get_terminal_size(), which loads every kind of archive with it.
+    try:
+        columns = int(os.environ["COLUMNS"])
+    except (KeyError, ValueError):
+        columns = 0
+    if columns <= 0:
+        try:
+            columns = os.get_terminal_size(sys.__stdout__.fileno()).columns  # type: ignore[union-attr]
+        except (AttributeError, ValueError, OSError):  # None, closed, no terminal
+            columns = 0
+    return columns if columns > 0 else 80
+
+
+class _Formatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=line_width() - 2)
+
+
+class _RawFormatter(_Formatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, *, formatter_class: Any = _Formatter, **settings: Any) -> None:
+        super().__init__(formatter_class=formatter_class, **settings)
+
     def error(self, message: str) -> NoReturn:
         _, _, command = self.prog.partition(" ")
         raise CommandLineError(f"{message} (see {self.prog} --help)", command)
@@ -97,7 +126,7 @@ def _build(asked: Collection[str] | None = None) -> argparse.ArgumentParser:
         usage=f"{PROG} [OPTIONS] COMMAND [ARGS]",
         description="Calls a KVM guest over its virtio-serial port.",
         epilog=exits.HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_RawFormatter,
         allow_abbrev=False,
     )
     parser.complete = asked is None
