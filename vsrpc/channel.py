@@ -90,6 +90,11 @@ class ChannelOptions:
         if self.compression not in ("", "gzip"):
             raise ValueError(f"compression {self.compression!r}: use gzip, or '' for none")
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in vars(self):
+            raise AttributeError(f"{name}: the options of a channel do not change")
+        super().__setattr__(name, value)
+
     def __eq__(self, other: object) -> bool:
         return vars(self) == vars(other) if isinstance(other, ChannelOptions) else NotImplemented
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from pathlib import Path
 from typing import Iterator
@@ -71,10 +70,11 @@ def test_examples(
 
 def test_channel_options() -> None:
     said = {row[0]: row[1].strip("`") for row in manual.rows(PAGE) if len(row) == 3}
-    for field in dataclasses.fields(ChannelOptions):
-        default = getattr(ChannelOptions(), field.name)
+    for name, parameter in inspect.signature(ChannelOptions).parameters.items():
+        default = parameter.default
         shown = f'"{default}"' if isinstance(default, str) else repr(default)
-        assert said[f"`{field.name}`"] == shown, field.name
+        assert said[f"`{name}`"] == shown, name
+        assert getattr(ChannelOptions(), name) == default
 
 
 def test_methods_of_the_client() -> None:

@@ -181,6 +181,17 @@ def test_options_that_are_none() -> None:
         ChannelOptions(compression="br")
 
 
+def test_options_are_a_value_that_does_not_change() -> None:
+    options = ChannelOptions(max_retries=1, codec="json")
+    assert options == ChannelOptions(codec="json", max_retries=1)
+    assert options != ChannelOptions(codec="json")
+    assert options != "json"
+    assert hash(options) == hash(ChannelOptions(codec="json", max_retries=1))
+    assert repr(options).startswith("ChannelOptions(connect_timeout=5.0, read_timeout=30.0, ")
+    with pytest.raises(AttributeError, match="max_retries: the options of a channel do not change"):
+        options.max_retries = 2
+
+
 def test_json_needs_our_stubs(world: World) -> None:
     with pytest.raises(ValueError, match=f"{EXEC}: JSON needs a stub"):
         world.channel(codec="json").unary_unary(EXEC, ExecRequest.SerializeToString, ExecResponse.FromString)
