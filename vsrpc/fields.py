@@ -38,7 +38,9 @@ def has_presence(field: Any) -> bool:
 
 def is_map(field: Any) -> bool:
     """Whether it is a map."""
-    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
+    entry = field.message_type
+    # The options are a message of descriptor_pb2, which protobuf loads for the first of them.
+    return entry is not None and entry.has_options and bool(entry.GetOptions().map_entry)
 
 
 def map_value(field: Any) -> Any:
