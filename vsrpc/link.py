@@ -317,7 +317,7 @@ class Link:
 def _socket_window() -> int:
     """How many bytes may be on their way to us unread, so that they all fit our socket."""
     try:
-        with open(_SOCKET_BUFFER_FILE, encoding="ascii") as file:
+        with open(_SOCKET_BUFFER_FILE, "rb") as file:
             size = int(file.read())
     except (OSError, ValueError):
         size = _SOCKET_BUFFER
