@@ -15,7 +15,7 @@ session an `OPTIONS *` is for the link itself: it asks whether the session lives
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vsrpc.auth import CHALLENGE, Challenge
 from vsrpc.wire import Headers, Request, Response
@@ -38,8 +38,7 @@ _SIZE = re.compile(r"[0-9]{1,18}\Z")
 _WINDOWS = range(16 * 1024, 1 << 30)
 
 
-@dataclass(frozen=True)
-class Peer:
+class Peer(NamedTuple):
     """What a server says of itself in its hello."""
 
     instance: str

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vsrpc.deadline import Deadline
@@ -230,9 +229,9 @@ class ServerStream:
             window = 0 if self._transport.peer_sees_end else window_of(request)
             self._outbox.grant(window)
             if window:
-                me = replace(me, window=window, lost_output=self._transport.lost_output)
+                me = me._replace(window=window, lost_output=self._transport.lost_output)
         if self._server.authenticator is not None:
-            me = replace(me, challenge=self._server.authenticator.challenge(me.instance))
+            me = me._replace(challenge=self._server.authenticator.challenge(me.instance))
         response = hello_response(request, me)
         self._session.say(echo, self._connection.send(response))
         if response.status == 200 and self._nonce is not None:

@@ -13,10 +13,13 @@ from host.local import LocalGuest
 
 # What it did load once, and has no use for.
 UNUSED = {
+    "ast",
     "asyncio",
+    "dataclasses",
     "gzip",
     "hashlib",
     "hmac",
+    "inspect",
     "ipaddress",
     "logging",
     "pathlib",
