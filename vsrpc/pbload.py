@@ -9,6 +9,7 @@ Where the runtime is in C, files and classes are made as protoc's code did until
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from google.protobuf import descriptor
@@ -57,9 +58,10 @@ def _message_class(message: Any, module: str) -> Any:
 
 def _new_class(message: Any) -> Any:
     if _IN_C:
-        from google.protobuf.pyext import cpp_message  # type: ignore[import-not-found]
+        with contextlib.suppress(ImportError):  # a runtime that has given it up
+            from google.protobuf.pyext import cpp_message  # type: ignore[import-not-found]
 
-        return cpp_message.GeneratedProtocolMessageType(message.name, (Message,), {"DESCRIPTOR": message})
+            return cpp_message.GeneratedProtocolMessageType(message.name, (Message,), {"DESCRIPTOR": message})
     from google.protobuf import message_factory
 
     if hasattr(message_factory, "GetMessageClass"):  # 4.22 and newer
