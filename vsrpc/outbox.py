@@ -86,6 +86,8 @@ class Outbox:
         self._lock = threading.RLock()  # all below
         self._changed = threading.Condition(self._lock)
         self._session = 0
+        self.said = 0
+        """Messages that were put so far."""
         self._small: deque[_Message] = deque()
         self._large: deque[_Message] = deque()
         self._queued = 0
@@ -149,6 +151,7 @@ class Outbox:
                 return
             (self._small if message.size <= _SMALL else self._large).append(message)
             self._queued += message.size
+            self.said += 1
             if self._writing:
                 return
             self._writing = True

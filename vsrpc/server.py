@@ -110,7 +110,10 @@ class Server:
                         stream.end()
                         return
                     self._streams.add(stream)
-                    stream.thread.start()
+                if listener.serves_one:
+                    stream.run()  # a thread of its own would cost the next peer two changes of threads
+                else:
+                    stream.start()
         except TransportClosed:
             return
         finally:
@@ -132,7 +135,7 @@ class Server:
         self.replies.close()
         self._pool.shutdown()
         for stream in streams:
-            stream.thread.join()
+            stream.join()
 
     def submit(self, session: ServerSession, call: IncomingCall) -> None:
         """Run a call on a worker, or at once, unless it must not run; answers it where it does not."""

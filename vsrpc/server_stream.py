@@ -66,7 +66,7 @@ _RESTARTED = "the guest's daemon has just started and cannot tell where your req
 
 
 class ServerStream:
-    """One transport's time with the server."""
+    """One transport's time with the server: start() or run() it, once."""
 
     def __init__(self, server: Server, transport: Transport) -> None:
         self._server = server
@@ -76,13 +76,32 @@ class ServerStream:
         self._stall = Deadline(None)
         self._nonce: bytes | None = None  # of a sync whose hello is still to come
         self._greeted = False
+        self._heard = 0  # of what was said (Outbox.said), what the peer has surely received
+        self._awaits_word = False  # of a peer that says nothing before it has received the answer to its hello
         self._name: str | None = None  # of the session that a sync began
         self._left = False
         self._sent_away = False  # somebody who may have waited for an echo: it leaves at once, whatever comes then
         self._lost: Finder | None = None
         self._broken = False
         self._session = self._new_session(in_order=True)
-        self.thread = threading.Thread(target=self._run, name="vsrpc-session", daemon=True)
+        self._thread: threading.Thread | None = None
+        self._over = threading.Event()
+
+    def start(self) -> None:
+        """Run in a thread of its own."""
+        self._thread = threading.Thread(target=self.run, name="vsrpc-session", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # no further thread
+            self._thread = None
+            self._let_go()
+            raise
+
+    def join(self) -> None:
+        """Wait until it has run."""
+        self._over.wait()
+        if self._thread is not None:
+            self._thread.join()
 
     def end(self) -> None:
         """Close the stream, which ends its thread."""
@@ -98,7 +117,8 @@ class ServerStream:
 
     # -- the stream's thread
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Serve the peer until it has gone, or end()."""
         try:
             if not self._transport.at_boundary:
                 self._session.say([response_sync()])
@@ -112,14 +132,19 @@ class ServerStream:
             _log.exception("%s: the session failed", self._transport.peer)
         finally:
             self._end_session()
-            self._connection.reset()
-            self._transport.close()
-            self._outbox.close()
-            self._server.forget(self)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._connection.reset()
+        self._transport.close()
+        self._outbox.close()
+        self._server.forget(self)
+        self._over.set()
 
     def _end_session(self) -> None:
         """The peer has gone; unless it has said so, perhaps while output was on its way to it."""
-        if self._outbox.on_the_way or self._sent_away or (self._name is not None and not self._left):
+        unheard = self._name is not None and not self._left and self._outbox.said != self._heard
+        if self._outbox.on_the_way or self._sent_away or unheard:
             self._transport.lose_output()
         self._left = self._sent_away = False
         self._session.end()
@@ -148,6 +173,9 @@ class ServerStream:
         if not count:
             return False
         self._stall = Deadline(self._server.stall_timeout)
+        if self._awaits_word and buffer[0] != MAGIC[0]:  # and not the next peer's sync
+            self._awaits_word = False
+            self._heard = self._outbox.said
         if self._lost is not None:
             self._on_lost_bytes(bytes(buffer[:count]), self._lost)
             return True
@@ -205,8 +233,9 @@ class ServerStream:
         self._end_session()
         self._session = self._new_session(in_order=False)
         self._nonce = nonce
+        self._heard = self._outbox.said
         self._name = session_name(nonce)
-        self._greeted = self._broken = False
+        self._greeted = self._awaits_word = self._broken = False
 
     def _begin_plain(self) -> None:
         """A request of a client that did not synchronise: whoever did has gone."""
@@ -236,7 +265,7 @@ class ServerStream:
         self._session.say(echo, self._connection.send(response))
         if response.status == 200 and self._nonce is not None:
             self._nonce = None
-            self._greeted = True
+            self._greeted = self._awaits_word = True
 
     def _on_lost_bytes(self, data: bytes, finder: Finder) -> None:
         """Somebody speaks, and nobody knows in the middle of what."""

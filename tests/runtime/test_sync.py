@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from runtime_threads import PATIENCE, eventually
-from runtime_world import EXEC, PING, Gate, PortListener, RawClient, World
+from runtime_world import EXEC, PING, Gate, PortEnd, PortListener, RawClient, World
 
 import vsrpc.wire.sync
 from vsrpc.hello import hello_request
@@ -28,7 +28,7 @@ from vsrpc.wire import (
     Sync,
     response_sync,
 )
-from vsrpc.wire.sync import CHECKSUM_HEADER, MARK, MASK_HEADER, request_sync, seal, unseal
+from vsrpc.wire.sync import CHECKSUM_HEADER, LEAVE, MARK, MASK_HEADER, request_sync, seal, unseal
 
 MakeWorld = Callable[..., World]
 
@@ -438,3 +438,43 @@ def test_what_stops_in_the_middle_is_given_up_once(
         assert peer.event() == Sync(bytes(16))
     assert not ran
     assert caplog.text.count("stopped in the middle") == 1
+
+
+# -- what a client that dies may have cost the port
+
+
+@pytest.mark.parametrize(
+    ("said", "counted"),
+    [
+        ("nothing after its hello", 1),  # the answer to it may be stuck
+        ("a part of a head", 0),  # which it says when it has that answer
+        ("the next one's sync", 1),
+        ("a call that was answered", 1),
+        ("a call that was answered, and that it leaves", 0),
+        ("that it leaves", 0),
+        ("half a sync", 0),
+    ],
+)
+def test_clients_that_die_count_where_output_may_be_stuck(
+    port: World, monkeypatch: pytest.MonkeyPatch, said: str, counted: int
+) -> None:
+    lost: list[int] = []
+    monkeypatch.setattr(PortEnd, "lose_output", lambda end: lost.append(1))
+    peer = port.peer()
+    if said == "half a sync":
+        peer.send(MAGIC + b"0123")
+    else:
+        peer.begin_session(window=1 << 20)
+    if "call" in said:
+        peer.rpc(PING)
+        assert peer.response().status == 200
+    if "leaves" in said:
+        peer.send(LEAVE)
+    if said == "a part of a head":
+        peer.send(b"POST /vsrpc")
+    if said == "the next one's sync":
+        peer.begin_session(window=1 << 20)
+        peer.send(LEAVE)
+    peer.close()
+    eventually(lambda: not port.server._streams, "the server sees that the client has gone")
+    assert len(lost) == counted

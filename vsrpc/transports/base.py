@@ -95,6 +95,10 @@ class Listener(Protocol):
     """Where peers come from."""
 
     @property
+    def serves_one(self) -> bool:
+        """Whether a peer comes only when the one before has left: whoever accepts it may as well serve it."""
+
+    @property
     def address(self) -> str:
         """Where it listens, for logs and messages."""
 

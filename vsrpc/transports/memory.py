@@ -86,6 +86,8 @@ def memory_pair(capacity: int = 1 << 16) -> tuple[MemoryTransport, MemoryTranspo
 class MemoryListener:
     """A listener whose peers are made by `connect()` in the same process."""
 
+    serves_one = False
+
     def __init__(self, capacity: int = 1 << 16) -> None:
         self._capacity = capacity
         self._waiting: deque[MemoryTransport] = deque()

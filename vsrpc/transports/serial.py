@@ -45,8 +45,12 @@ _REOPEN_INTERVAL = 0.5
 # Descriptors that may be lost: how many make a line in the log; how many make the driver be bound anew when no client
 # is there, and for how many seconds none has to be there for any.
 _LOST_STEP = 16
-_REBIND_AT = DESCRIPTORS // 2
+_REBIND_AT = DESCRIPTORS * 3 // 4
 _REBIND_IDLE = 10.0
+
+# How often, and for how long, a port is looked for whose driver was just bound anew: somebody may wait for it. Seconds.
+_SOON_INTERVAL = 0.02
+_SOON = 5.0
 
 _ABSENT = (errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.EBUSY)
 
@@ -65,6 +69,8 @@ class SerialListener:
     there.
     """
 
+    serves_one = True
+
     def __init__(
         self,
         path: str,
@@ -80,6 +86,7 @@ class SerialListener:
         self._open_port = open_port
         self._rebind = rebind
         self._healed = False  # the driver was bound anew, and the port not opened since
+        self._soon = Deadline(0)  # until then it will come back
         self._port: SerialPort | None = None
         self._opened = Deadline(0)  # until then, a client that shows up may have been there before
         self._epoll = select.epoll()
@@ -167,7 +174,7 @@ class SerialListener:
             if self._port is None:
                 self._open()
             if self._port is None:
-                self.wait_edge(_REOPEN_INTERVAL * 1000)
+                self.wait_edge(1000 * (_REOPEN_INTERVAL if self._soon.expired else _SOON_INTERVAL))
                 continue
             try:
                 count = self._port.read_into([memoryview(first)])
@@ -236,6 +243,7 @@ class SerialListener:
         else:
             self._rebind = rebind
             self._healed = True
+            self._soon = Deadline(_SOON)
 
     def _lose(self, port: SerialPort, error: OSError) -> None:
         """The port is unplugged (ENODEV) or broken: give the descriptor up, so that it is opened anew."""

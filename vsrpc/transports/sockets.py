@@ -104,6 +104,8 @@ class SocketTransport(PeerStream):
 class SocketListener:
     """A listening stream socket; closing it wakes accept()."""
 
+    serves_one = False
+
     def __init__(self, sock: socket.socket, address: str, cleanup: Callable[[], None] = lambda: None) -> None:
         sock.setblocking(False)
         self._socket = sock
