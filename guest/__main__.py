@@ -15,6 +15,7 @@ from guest import config, logging_setup, subcommands
 from guest.daemon import Daemon
 from guest.jobs.heritage import allow_many_files
 from guest.machine.freeze import thaw_leftovers
+from guest.memory import settle
 from vsrpc._version import __version__
 from vsrpc.transports import Listener, listener
 
@@ -167,6 +168,7 @@ def _run(
     signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     if exit_with_stdin:
         threading.Thread(target=wait_for_stdin, name="vsrpc-stdin", daemon=True).start()
+    settle()
     thread = threading.Thread(target=serve, name="vsrpc-serve")
     thread.start()
     os.read(read_end, 1)

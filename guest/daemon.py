@@ -26,6 +26,7 @@ from guest.files.upload import UploadSession
 from guest.jobs.live import LiveJob, job_end
 from guest.jobs.store import JobStore
 from guest.machine.freeze import Freezer
+from guest.memory import give_back
 from guest.policies import policies
 from guest.services.file import FileService
 from guest.services.job import JobService
@@ -124,6 +125,7 @@ class Daemon:
             buffered=limits.buffered,
             requests_per_second=limits.requests_per_second,
             authenticator=judge,
+            on_idle=give_back,
         )
 
     def serve(self, listener: Listener) -> None:

@@ -11,7 +11,7 @@ import functools
 import logging
 import secrets
 import threading
-from typing import Iterable, Iterator
+from typing import Callable, Iterable, Iterator
 
 from vsrpc.admission import Budget, TokenBucket
 from vsrpc.auth import Credentials
@@ -67,6 +67,7 @@ class Server:
         write_timeout: float = 30.0,
         replies: ReplyCache | None = None,
         authenticator: Authenticator | None = None,
+        on_idle: Callable[[], None] = lambda: None,
     ) -> None:
         """`workers` requests run at a time and `queue` more wait; the bodies of those that are not done have at most
         `buffered` bytes (or as many as one may have); what comes on top is refused at once. So is what exceeds
@@ -74,7 +75,7 @@ class Server:
 
         `instance` names this server's lifetime to its clients. `stall_timeout`: seconds without a byte in the middle
         of a request after which its sender is given up. `authenticator`: who judges whether requests are signed as they
-        must be; without one they need not be.
+        must be; without one they need not be. `on_idle` is called some seconds after the last call that took a worker.
         """
         self.dispatcher = dispatcher
         self.stall_timeout = stall_timeout
@@ -90,7 +91,7 @@ class Server:
         self._slots = threading.BoundedSemaphore(workers + queue)
         self._stand_ins = threading.BoundedSemaphore(_MAX_WAITING)
         self._parked = threading.BoundedSemaphore(_MAX_PARKED)
-        self._pool = WorkerPool(workers, "vsrpc-worker")
+        self._pool = WorkerPool(workers, "vsrpc-worker", on_idle)
         self._lock = threading.Lock()
         self._streams: set[ServerStream] = set()
         self._listeners: set[Listener] = set()

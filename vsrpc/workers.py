@@ -7,23 +7,27 @@ import queue
 import threading
 from typing import Any, Callable, Iterator, Tuple
 
+_IDLE_TIME = 2.0  # seconds
+
 Task = Tuple[Callable[..., None], Tuple[Any, ...]]
 
 
 class WorkerPool:
     """At most `workers` tasks run at a time, in the order in which they came. Threads are made when they are needed.
 
-    Tasks raise nothing.
+    Tasks raise nothing. `on_idle` is called seconds after the last one, by a thread that is then late for the next.
     """
 
-    def __init__(self, workers: int, name: str) -> None:
+    def __init__(self, workers: int, name: str, on_idle: Callable[[], None] = lambda: None) -> None:
         self._wanted = workers
         self._name = name
+        self._on_idle = on_idle
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # all below, and _wanted
         self._threads: set[threading.Thread] = set()
         self._number = 0
         self._unclaimed = 0  # tasks in the queue, less the threads that wait for one
+        self._idle = True  # on_idle was called since the last task
         self._over = False
 
     def submit(self, function: Callable[..., None], *arguments: Any) -> None:
@@ -32,6 +36,7 @@ class WorkerPool:
             if self._over:
                 raise RuntimeError("the pool is shut down")
             self._unclaimed += 1
+            self._idle = False
             if self._unclaimed > 0:
                 self._add_thread()
         self._tasks.put((function, arguments))
@@ -73,9 +78,19 @@ class WorkerPool:
                     self._threads.discard(threading.current_thread())
                     return
                 self._unclaimed -= 1
-            task = self._tasks.get()
+            task = self._next()
             if task is None:
                 return
             function, arguments = task
             function(*arguments)
             del task, function, arguments  # what a call held must not wait for the next one
+
+    def _next(self) -> Task | None:
+        try:
+            return self._tasks.get(timeout=_IDLE_TIME)
+        except queue.Empty:
+            with self._lock:
+                told, self._idle = self._idle, True
+            if not told:
+                self._on_idle()
+            return self._tasks.get()

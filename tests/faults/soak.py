@@ -37,6 +37,8 @@ KILLS = (
 # After these too, but the guest is busy with what they asked for: commands run on, for their caller may come back.
 KILLS_WITH_WORK_LEFT = ("die_waiting", "die_not_reading", "die_in_queue", "zombies_ask", "slow_client")
 
+_SETTLE = 4.0  # seconds: an idle daemon gives back what it does not use
+
 _WORKERS = 8  # threads that a daemon makes only when it needs them
 
 # How often what happens: rare is what costs seconds each time.
@@ -75,21 +77,27 @@ class Outcome:
     output: tuple[int, int]
 
 
-def soak(place: Place, cycles: int, seed: int, kinds: dict[str, float]) -> Outcome:
-    """Run the cycles, and count what they cost."""
+def soak(place: Place, cycles: int, seed: int, kinds: dict[str, float], settle: float = 0.0) -> Outcome:
+    """Run the cycles, and count what they cost; `settle`: seconds until it is looked what the daemon uses."""
     output = place.healed_output()
     work = Soak(place, seed)
-    work.run(5, {"many_calls": 1.0})  # what a daemon allocates once, it has then
-    before = place.usage()
+    before = _usage(place, work, settle)
     work.run(cycles, kinds)
     work.verify()
-    after = place.usage()
+    after = _usage(place, work, settle)
     outcome = Outcome(work.report, (before, after), (output, place.healed_output()))
     if outcome.output[1] < output:
         work.report.wrong.append(f"the port takes {outcome.output[1]} writes, and took {output} at first")
     if after.threads > before.threads + _WORKERS or after.descriptors > before.descriptors + _WORKERS:
         work.report.wrong.append(f"the daemon uses {after}, and used {before} before")
     return outcome
+
+
+def _usage(place: Place, work: Soak, settle: float) -> Usage:
+    """What the daemon uses after the same calls: what it allocates once, it has then."""
+    work.run(5, {"many_calls": 1.0})
+    time.sleep(settle)
+    return place.usage()
 
 
 def text(outcome: Outcome, seconds: float) -> str:
@@ -142,7 +150,7 @@ def main() -> int:
         os.environ["VSRPC_LOCK_DIR"] = directory
         if options.place == "sim":
             with SimulatedPlace(Path(directory)) as place:
-                outcome = soak(place, options.cycles, options.seed, kinds)
+                outcome = soak(place, options.cycles, options.seed, kinds, _SETTLE)
         else:
             outcome = _at_vm(options.cycles, options.seed, kinds)
     print(text(outcome, time.monotonic() - begun))
@@ -156,7 +164,7 @@ def _at_vm(cycles: int, seed: int, kinds: dict[str, float]) -> Outcome:
     vm.start(wait_daemon=True)
     try:
         with VMPlace(vm) as place:
-            return soak(place, cycles, seed, kinds)
+            return soak(place, cycles, seed, kinds, _SETTLE)
     finally:
         vm.stop()
 

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 from typing import Iterator
 
@@ -24,6 +25,7 @@ import guest.daemon
 import vsrpc
 from guest import logging_setup
 from guest.config import AllowedPath, GuestConfig, LoggingConfig, SecurityConfig
+from guest.memory import give_back
 from vsrpc._version import __version__
 from vsrpc.transports import listener
 from vsrpc.v1 import file_pb2, shell_pb2, system_pb2
@@ -300,3 +302,14 @@ def test_version_and_help() -> None:
     told = run("--help").stdout
     for word in ("--device", "--config", "--listen", "--debug", "exit codes:", "78"):
         assert word in told
+
+
+def test_an_idle_daemon_keeps_nothing_that_is_not_used() -> None:
+    class Cycle:
+        def __init__(self) -> None:
+            self.content = bytearray(1 << 20)
+            self.myself = self
+
+    gone = weakref.ref(Cycle())
+    give_back()
+    assert gone() is None

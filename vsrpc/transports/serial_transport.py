@@ -197,6 +197,7 @@ class SerialTransport:
         time.sleep(_PAUSE)
 
     def _release(self) -> None:
+        self._pages = _Pages(0)  # the last ones were of somebody's body
         self._listener.finished(self._client_left)
 
 

@@ -1,0 +1,31 @@
+"""The pool of threads that run calls."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from runtime_threads import PATIENCE
+
+from vsrpc import workers
+from vsrpc.workers import WorkerPool
+
+
+def test_it_is_told_once_that_there_is_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_IDLE_TIME", 0.02)
+    told: list[str] = []
+    idle = threading.Semaphore(0)
+
+    def on_idle() -> None:
+        told.append(threading.current_thread().name)
+        idle.release()
+
+    pool = WorkerPool(4, "worker", on_idle)
+    together = threading.Barrier(4)
+    for number in range(3):
+        for _ in range(4):
+            pool.submit(together.wait, PATIENCE)
+        assert idle.acquire(timeout=PATIENCE)
+        assert not idle.acquire(timeout=0.2)  # by one of the four threads, once
+        assert len(told) == number + 1
+    pool.shutdown()
