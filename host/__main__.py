@@ -10,7 +10,7 @@ from typing import NoReturn
 
 # Containers that are there before Python looks for cycles among them (its own default: 700). Modules alone are twenty
 # thousand, of which it finds none.
-_COLLECT_AFTER = 50_000
+_COLLECT_AFTER = 25_000
 
 
 def main() -> int:

@@ -139,7 +139,12 @@ class CallFuture(Generic[Res]):
     def result(self, timeout: float | None = None) -> Res:
         self._wait(timeout)
         if self._error is not None:
-            raise self._error
+            try:
+                raise self._error
+            finally:
+                del (
+                    self
+                )  # from the traceback that the error has: else what was sent stays until somebody looks for cycles
         return self._value  # type: ignore[return-value]  # None is a response too, where Res says so
 
     def exception(self, timeout: float | None = None) -> RpcError | None:
@@ -214,7 +219,7 @@ class CallFuture(Generic[Res]):
             return True
 
     def _set_error(self, error: RpcError) -> None:
-        self._error = error
+        self._error = error.with_traceback(None)
         self._initial, self._trailing = error.initial_metadata(), error.trailing_metadata()
 
     def _finish(self) -> None:

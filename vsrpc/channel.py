@@ -54,6 +54,23 @@ class ChannelOptions:
     """
 
     # Written out, since the standard library's dataclasses take longer to load than a call does.
+    __slots__ = (
+        "backoff_factor",
+        "codec",
+        "compression",
+        "connect_timeout",
+        "idle_timeout",
+        "interceptors",
+        "key",
+        "lock_dir",
+        "max_response_size",
+        "max_retries",
+        "on_wait",
+        "read_timeout",
+        "retry_interval",
+        "write_timeout",
+    )
+
     def __init__(
         self,
         connect_timeout: float = 5.0,
@@ -91,18 +108,28 @@ class ChannelOptions:
             raise ValueError(f"compression {self.compression!r}: use gzip, or '' for none")
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name in vars(self):
+        if hasattr(self, name):
             raise AttributeError(f"{name}: the options of a channel do not change")
         super().__setattr__(name, value)
 
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{name}: the options of a channel do not change")
+
     def __eq__(self, other: object) -> bool:
-        return vars(self) == vars(other) if isinstance(other, ChannelOptions) else NotImplemented
+        return self._fields() == other._fields() if isinstance(other, ChannelOptions) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(tuple(vars(self).values()))
+        return hash(tuple(self._fields().values()))
 
     def __repr__(self) -> str:
-        return f"ChannelOptions({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+        return f"ChannelOptions({', '.join(f'{name}={value!r}' for name, value in self._fields().items())})"
+
+    def __replace__(self, **changes: Any) -> ChannelOptions:
+        """For copy.replace() (Python 3.13)."""
+        return ChannelOptions(**{**self._fields(), **changes})
+
+    def _fields(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 class Channel:

@@ -33,7 +33,10 @@ def has_presence(field: Any) -> bool:
     known = getattr(field, "has_presence", None)
     if known is not None:  # 3.20 and newer
         return bool(known)
-    return not is_repeated(field) and (field.message_type is not None or field.containing_oneof is not None)
+    if is_repeated(field):
+        return False
+    proto2 = field.containing_type.file.syntax == "proto2"
+    return proto2 or field.message_type is not None or field.containing_oneof is not None
 
 
 def is_map(field: Any) -> bool:

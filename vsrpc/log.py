@@ -31,7 +31,8 @@ class Log:
 
     def exception(self, message: str, *values: object) -> None:
         """Tell of the exception that is being handled."""
-        self._logger().exception(message, *values, stacklevel=2)
+        # Not Logger.exception(), which before Python 3.11 is a place of its own.
+        self._logger().error(message, *values, exc_info=True, stacklevel=2)
 
     def _logger(self) -> logging.Logger:
         import logging

@@ -7,7 +7,6 @@ input or output, or imports protobuf.
 from __future__ import annotations
 
 import enum
-from types import MappingProxyType
 from typing import Any, Callable, Generic, Mapping, NamedTuple, TypeVar
 
 Req = TypeVar("Req")
@@ -44,6 +43,7 @@ class Route(NamedTuple):
 class MethodDescriptor(Generic[Req, Res]):
     """A unary method: its full service name, its name, its message classes, what may be retried."""
 
+    # Not a dataclass, nor a named tuple: the one takes too long to load, and the other cannot be generic.
     __slots__ = ("idempotency", "name", "request_type", "response_type", "service")
 
     def __init__(
@@ -59,6 +59,18 @@ class MethodDescriptor(Generic[Req, Res]):
         self.request_type = request_type
         self.response_type = response_type
         self.idempotency = idempotency
+
+    def __eq__(self, other: object) -> bool:
+        return self._values() == other._values() if isinstance(other, MethodDescriptor) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def __repr__(self) -> str:
+        return f"MethodDescriptor{self._values()!r}"
+
+    def _values(self) -> tuple[object, ...]:
+        return self.service, self.name, self.request_type, self.response_type, self.idempotency
 
     @property
     def path(self) -> str:
@@ -101,7 +113,7 @@ class ServiceDescriptor(NamedTuple):
     name: str
     methods: tuple[MethodDescriptor[Any, Any], ...]
     routes: tuple[Route, ...] = ()
-    text_fields: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    text_fields: Mapping[str, tuple[str, ...]] = {}
 
 
 class ErrorCodeEntry(NamedTuple):

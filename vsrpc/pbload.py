@@ -16,7 +16,7 @@ from google.protobuf import descriptor
 from google.protobuf.internal import api_implementation, enum_type_wrapper
 from google.protobuf.message import Message
 
-_IN_C = api_implementation.Type() != "python"
+_RUNTIME = api_implementation.Type()
 
 
 def load(serialized_file: bytes, name: str, namespace: dict[str, Any]) -> None:
@@ -37,7 +37,7 @@ def load(serialized_file: bytes, name: str, namespace: dict[str, Any]) -> None:
 
 
 def _file(serialized_file: bytes, name: str) -> Any:
-    if _IN_C:
+    if _RUNTIME != "python":
         return descriptor.FileDescriptor(name, "", serialized_pb=serialized_file)
     from google.protobuf import descriptor_pool
 
@@ -57,7 +57,7 @@ def _message_class(message: Any, module: str) -> Any:
 
 
 def _new_class(message: Any) -> Any:
-    if _IN_C:
+    if _RUNTIME == "upb":  # which has one class for a message, whoever asks for it; the older one, in C++, has not
         with contextlib.suppress(ImportError):  # a runtime that has given it up
             from google.protobuf.pyext import cpp_message  # type: ignore[import-not-found]
 

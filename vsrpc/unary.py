@@ -82,6 +82,8 @@ class UnaryUnaryCallable(Generic[Req, Res]):
             except BaseException:
                 call.cancel()  # does nothing unless the wait was interrupted, by Ctrl-C say
                 raise
+            finally:
+                del call  # from the traceback, as in CallFuture.result
 
         return self._channel.retry.run(attempt, self._idempotency.retry_safe or effect is not None, deadline)
 

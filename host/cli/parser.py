@@ -100,11 +100,14 @@ class _NotAsked(_Parser):
     def add_mutually_exclusive_group(self, **settings: Any) -> Any:
         return self
 
+    def add_argument_group(self, *names: Any, **settings: Any) -> Any:
+        return self
+
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments. Raises CommandLineError; --help and --version print and exit."""
     try:
-        given, rest = _build(argv).parse_known_args(argv)
+        given, rest = _build(set(argv)).parse_known_args(argv)
     except CommandLineError:  # whose text may name all commands
         given, rest = _build().parse_known_args(argv)
     if rest:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import threading
 from pathlib import Path
 from typing import Any, Callable
@@ -11,6 +13,7 @@ from runtime_threads import Beside, eventually
 from runtime_world import EXEC, Gate, RawServer, RawServerSide, World
 
 from vsrpc import Channel, ChannelOptions, Code, RpcError, connect
+from vsrpc.calls import CallFuture
 from vsrpc.transports import listener
 from vsrpc.v1.error_pb2 import ErrorDetail
 from vsrpc.v1.file_pb2 import UploadRequest, UploadResponse
@@ -187,9 +190,34 @@ def test_options_are_a_value_that_does_not_change() -> None:
     assert options != ChannelOptions(codec="json")
     assert options != "json"
     assert hash(options) == hash(ChannelOptions(codec="json", max_retries=1))
-    assert repr(options).startswith("ChannelOptions(connect_timeout=5.0, read_timeout=30.0, ")
+    assert repr(options).startswith("ChannelOptions(backoff_factor=2.0, codec='json', ")
     with pytest.raises(AttributeError, match="max_retries: the options of a channel do not change"):
         options.max_retries = 2
+    with pytest.raises(AttributeError, match="codec: the options of a channel do not change"):
+        del options.codec
+    with pytest.raises(AttributeError, match="tiemout"):
+        options.tiemout = 3  # type: ignore[attr-defined]
+    assert options.__replace__(max_retries=2) == ChannelOptions(max_retries=2, codec="json")
+    assert copy.deepcopy(options) == options
+
+
+def test_a_failed_call_keeps_nothing_alive(world: World) -> None:
+    """Content of megabytes would stay until the interpreter looks for cycles."""
+
+    def refuse(request: Any, context: Any) -> Any:
+        raise RpcError(Code.RESOURCE_EXHAUSTED, "no")
+
+    world.handlers.set("Exec", refuse)
+    execute = ShellStub(world.channel()).Exec
+    gc.collect()
+    gc.disable()
+    try:
+        for call in (execute, lambda request: execute.future(request).result()):
+            with pytest.raises(RpcError):
+                call(ExecRequest(command="x"))
+        assert not [each for each in gc.get_objects() if isinstance(each, CallFuture)]
+    finally:
+        gc.enable()
 
 
 def test_json_needs_our_stubs(world: World) -> None:
