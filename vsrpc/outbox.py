@@ -194,8 +194,13 @@ class Outbox:
 
     def _need_thread(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="vsrpc-outbox", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="vsrpc-outbox", daemon=True)
+            self._thread = thread
+            try:
+                thread.start()
+            except RuntimeError:  # no further thread
+                self._thread = None
+                raise
 
     def _run(self) -> None:
         """Write what was handed over; and watch over a peer that acknowledges nothing."""

@@ -6,9 +6,9 @@ import threading
 from typing import Callable
 
 from vsrpc.context import NotNow
-from vsrpc.deadline import Deadline
+from vsrpc.deadline import NO_DEADLINE, Deadline
 
-_PAUSE = 0.5  # seconds
+_PAUSE = 0.02  # seconds
 
 
 class Parking:
@@ -21,7 +21,7 @@ class Parking:
         self._again = again
         self._lock = threading.Lock()
         self._leave: Callable[[], None] | None = None  # while it waits
-        self.until = Deadline(None)
+        self.until = NO_DEADLINE
         """When it is to be looked at at the latest."""
 
     def enter(self, wait: NotNow) -> bool:
@@ -31,6 +31,11 @@ class Parking:
             self.until = wait.until
             self._leave = wait.listen(self.wake)
             return self._leave is not None
+
+    def close(self) -> None:
+        """It will not wait any more. What it needed for that is let go of: the two know each other."""
+        self._again = _nothing
+        self.until = NO_DEADLINE
 
     def look(self) -> None:
         """Wake it, if it is time."""
@@ -45,3 +50,7 @@ class Parking:
         if leave is not None:
             leave()
             self._again()
+
+
+def _nothing() -> None:
+    pass

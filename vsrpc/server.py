@@ -105,7 +105,10 @@ class Server:
             self._listeners.add(listener)
         try:
             while True:
-                stream = ServerStream(self, listener.accept())
+                try:
+                    stream = ServerStream(self, listener.accept())
+                except TransportClosed:
+                    return
                 with self._lock:
                     if self._stopping:
                         stream.end()
@@ -115,8 +118,6 @@ class Server:
                     stream.run()  # a thread of its own would cost the next peer two changes of threads
                 else:
                     stream.start()
-        except TransportClosed:
-            return
         finally:
             with self._lock:
                 self._listeners.discard(listener)
@@ -178,11 +179,11 @@ class Server:
         while True:
             try:
                 session.finish(call, self._run(call))
+                _leave(call)
                 return True
             except NotNow as wait:
                 # In order, the next call may be begun by another thread than the one that looks at the time.
                 if wait.listen is None or session.in_order or not self._parked.acquire(blocking=False):
-                    call.context.may_wait = True
                     return False
                 if call.parking is None:
                     call.parking = Parking(functools.partial(self._again, session, call))
@@ -196,7 +197,10 @@ class Server:
     def _again(self, session: ServerSession, call: IncomingCall) -> None:
         """Look at a call that was parked."""
         self._parked.release()
-        if self._is_awaited(session, call) and not self._done_here(session, call):
+        if not self._is_awaited(session, call):
+            _leave(call)
+            call.release()
+        elif session.backlog >= _MAX_BACKLOG or not self._done_here(session, call):
             self._enqueue(session, call, None)
 
     def _is_awaited(self, session: ServerSession, call: IncomingCall) -> bool:
@@ -204,7 +208,9 @@ class Server:
         return call.context.is_active() and session.waits_for(call)
 
     def _enqueue(self, session: ServerSession, call: IncomingCall, unverified: Credentials | None) -> None:
-        """Have a worker run a call; refuses it where there are too many."""
+        """Have a worker run a call, which may wait there; refuses it where there are too many."""
+        _leave(call)
+        call.context.may_wait = True
         if self._slots.acquire(blocking=False):
             try:
                 self._pool.submit(self._work, session, call, unverified)
@@ -315,3 +321,9 @@ class Server:
         """A stream has ended."""
         with self._lock:
             self._streams.discard(stream)
+
+
+def _leave(call: IncomingCall) -> None:
+    """It waits for nothing without a thread any more."""
+    if call.parking is not None:
+        call.parking.close()

@@ -77,9 +77,9 @@ class ServerStream:
         self._nonce: bytes | None = None  # of a sync whose hello is still to come
         self._greeted = False
         self._heard = 0  # of what was said (Outbox.said), what the peer has surely received
+        self._heard_before: int | None = None  # ... unless what was received last is another peer's
         self._awaits_word = False  # of a peer that says nothing before it has received the answer to its hello
         self._name: str | None = None  # of the session that a sync began
-        self._left = False
         self._sent_away = False  # somebody who may have waited for an echo: it leaves at once, whatever comes then
         self._lost: Finder | None = None
         self._broken = False
@@ -131,22 +131,27 @@ class ServerStream:
         except Exception:
             _log.exception("%s: the session failed", self._transport.peer)
         finally:
-            self._end_session()
+            try:
+                self._end_session()
+            except Exception:
+                _log.exception("%s: the session could not be ended", self._transport.peer)
             self._let_go()
 
     def _let_go(self) -> None:
-        self._connection.reset()
-        self._transport.close()
-        self._outbox.close()
-        self._server.forget(self)
-        self._over.set()
+        try:
+            self._connection.reset()
+            self._transport.close()
+            self._outbox.close()
+        finally:
+            self._server.forget(self)
+            self._over.set()
 
     def _end_session(self) -> None:
         """The peer has gone; unless it has said so, perhaps while output was on its way to it."""
-        unheard = self._name is not None and not self._left and self._outbox.said != self._heard
+        unheard = self._name is not None and self._outbox.said != self._heard
         if self._outbox.on_the_way or self._sent_away or unheard:
             self._transport.lose_output()
-        self._left = self._sent_away = False
+        self._sent_away = False
         self._session.end()
 
     def _new_session(self, *, in_order: bool) -> ServerSession:
@@ -173,9 +178,10 @@ class ServerStream:
         if not count:
             return False
         self._stall = Deadline(self._server.stall_timeout)
+        self._heard_before = None
         if self._awaits_word and buffer[0] != MAGIC[0]:  # and not the next peer's sync
             self._awaits_word = False
-            self._heard = self._outbox.said
+            self._heard_before, self._heard = self._heard, self._outbox.said
         if self._lost is not None:
             self._on_lost_bytes(bytes(buffer[:count]), self._lost)
             return True
@@ -207,7 +213,7 @@ class ServerStream:
         elif isinstance(event, Acks):
             self._outbox.acknowledge(event.count)
         elif isinstance(event, Leave):
-            self._left = True
+            self._heard = self._outbox.said
         elif isinstance(event, ExpectContinue):
             self._session.say([CONTINUE])
         elif event.headers.get(SESSION_HEADER) != self._name:
@@ -239,6 +245,8 @@ class ServerStream:
 
     def _begin_plain(self) -> None:
         """A request of a client that did not synchronise: whoever did has gone."""
+        if self._heard_before is not None:
+            self._heard = self._heard_before
         self._end_session()
         self._session = self._new_session(in_order=True)
         self._nonce = self._name = None

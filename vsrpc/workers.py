@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import threading
 from typing import Any, Callable, Iterator, Tuple
+
+_log = logging.getLogger(__name__)
 
 _IDLE_TIME = 2.0  # seconds
 
@@ -90,7 +93,11 @@ class WorkerPool:
             return self._tasks.get(timeout=_IDLE_TIME)
         except queue.Empty:
             with self._lock:
-                told, self._idle = self._idle, True
-            if not told:
-                self._on_idle()
+                tells = not self._idle and self._unclaimed == -len(self._threads)  # nobody has a task
+                self._idle = self._idle or tells
+            if tells:
+                try:
+                    self._on_idle()
+                except Exception:  # the thread is counted on
+                    _log.exception("what is to be done when idle failed")
             return self._tasks.get()

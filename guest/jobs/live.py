@@ -286,7 +286,7 @@ class LiveJob(JobAccess):
             output.close_writer()
             if output.reader < 0:
                 continue
-            left = output.waiting()
+            left, most = output.waiting(), output.end + output.most_waiting
             while left > 0 and not output.ended:
                 before = output.end
                 output.read(left)
@@ -295,6 +295,8 @@ class LiveJob(JobAccess):
                     break
                 if not output.has_room:
                     self._job.sleep(output.patience)
+                if left <= 0 and output.end < most:
+                    left = output.waiting()
 
     def _end(self, status: Status, failure: RpcError | None) -> None:
         self.stdout.close_reader()

@@ -18,6 +18,7 @@ PIPE_SIZE = 1024 * 1024
 """Bytes that a job may be ahead of us: what a pipe may have without privileges (pipe(7)). Fewer, larger moves."""
 
 _PIECE = 64 * 1024  # bytes read from a terminal at a time
+_TERMINAL_SIZE = 256 * 1024  # bytes: more than the kernel keeps between the ends of one (TTYB_DEFAULT_MEM_LIMIT)
 _F_SETPIPE_SZ = 1031  # linux/fcntl.h; in the fcntl module since Python 3.10
 
 
@@ -132,11 +133,16 @@ class OutputLog:
                 self._grow(count)
                 rest = rest[count:]
 
+    @property
+    def most_waiting(self) -> int:
+        """Bytes that may be there although waiting() has told of fewer: none in a pipe."""
+        return _TERMINAL_SIZE if self._is_terminal else 0
+
     def waiting(self) -> int:
-        """Bytes in the pipe now."""
+        """Bytes in the pipe now; of a terminal only the first of them."""
         if self._is_terminal:
             # What was written may be on its way still, in the kernel's queue of work. FIONREAD of a terminal does not
-            # wait for that; poll() does (n_tty_poll).
+            # wait for that; poll() does (n_tty_poll), but for what exceeds the reader's 4 KiB.
             poll = select.poll()
             poll.register(self.reader, select.POLLIN)
             poll.poll(0)

@@ -70,7 +70,10 @@ class JobView(JobAccess):
             listeners, self._listeners = self._listeners, set()
             self.changed.notify_all()
         for listener in listeners:
-            listener()
+            try:
+                listener()
+            except Exception:  # the others, and who tells, have no part in it
+                _log.exception("a call that waited for job %s failed", self.id)
 
     def close(self) -> None:
         """Look at it no more; `tell` is to be called then. Nothing to do the second time."""
@@ -254,6 +257,7 @@ class MemoryClient:
                 os.close(fd)
             self._drop(job_id)
             return
+        self._let_go(job_id)  # one that was asked for twice
         assert self._poll is not None, "a message came"
         self._views[job_id] = self._told[reader] = view
         self._poll.register(reader, select.EPOLLIN)

@@ -258,10 +258,11 @@ def _wait(job: JobAccess, asked: float, context: ServicerContext, until: Callabl
         job.wait(deadline, lambda: until() or not context.is_active())
 
 
-def patience(asked: float, context: ServicerContext) -> Deadline:
-    """How long a call may wait since it came: what it asks for, within its deadline, with time left for the answer."""
+def patience(asked: float, context: ServicerContext, since: float | None = None) -> Deadline:
+    """How long a call may wait, from now on or `since` (monotonic): what it asks for, within its deadline, with time
+    left for the answer."""
     _check_wait(asked)
-    left = asked - (time.monotonic() - context.began)
+    left = asked if since is None else asked - (time.monotonic() - since)
     remaining = context.time_remaining()
     return Deadline(max(0.0, left if remaining is None else min(left, remaining - _ANSWER_TIME)))
 

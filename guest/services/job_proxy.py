@@ -200,10 +200,11 @@ def _check_output(view: JobView, request: pb.JobReadRequest, context: ServicerCo
     """Raises NotNow while there is none, or what takes too long to be read here."""
     listen = view.watch_output()
     if has_output(view, request):
-        if view.stdout.end - request.stdout_offset > _READ_AT_ONCE:
+        there = view.stdout.end - request.stdout_offset + view.stderr.end - request.stderr_offset
+        if there >= _READ_AT_ONCE:
             raise NotNow
         return
-    until = patience(request.wait, context)
+    until = patience(request.wait, context, since=context.began)
     if not until.expired:
         raise NotNow(listen, until.sooner(NAP))
 

@@ -42,7 +42,7 @@ def run(bench: Bench) -> list[Table]:
                 some[COPY].compare(some[TAR], bench.goal(">=", SHARE))
             rows += some.values()
     bench.place.settle()
-    _empty(bench, "source")
+    _empty(bench, "tree")
     shutil.rmtree(source)
     notes = [f"{FILE_SIZE} bytes each, in {DIRECTORIES} directories; vsrpc has them on disk at its end, tar does not"]
     return [Table("trees", rows, notes)]
@@ -53,18 +53,18 @@ Movers = list[tuple[str, Callable[[], None]]]
 
 def _uploads(bench: Bench, client: VirtioRPCClient, source: Path) -> Movers:
     def copy() -> None:
-        client.copy(str(source), f"guest:{bench.path('target')}/copy", recursive=True)
+        client.copy(str(source), f"guest:{bench.path('tree-copy')}/copy", recursive=True)
 
     movers: Movers = [(COPY, copy)]
     if bench.peers is not None:
         raw = bench.peers.raw
-        movers.insert(0, (TAR, lambda: raw.upload_tree(source, bench.path("target"))))
+        movers.insert(0, (TAR, lambda: raw.upload_tree(source, bench.path("tree-copy"))))
     return movers
 
 
 def _downloads(bench: Bench, client: VirtioRPCClient) -> Movers:
-    _empty(bench, "source")
-    client.copy(str(bench.work / "tree"), f"guest:{bench.path('source')}/tree", recursive=True)
+    _empty(bench, "tree")
+    client.copy(str(bench.work / "tree"), f"guest:{bench.path('tree')}/tree", recursive=True)
     target = bench.work / "back"
 
     def into(move: Callable[[], object]) -> Callable[[], None]:
@@ -75,7 +75,7 @@ def _downloads(bench: Bench, client: VirtioRPCClient) -> Movers:
 
         return run
 
-    path = f"{bench.path('source')}/tree"
+    path = f"{bench.path('tree')}/tree"
     movers: Movers = [(COPY, into(lambda: client.copy(f"guest:{path}/.", str(target), recursive=True)))]
     if bench.peers is not None:
         raw = bench.peers.raw
@@ -84,7 +84,7 @@ def _downloads(bench: Bench, client: VirtioRPCClient) -> Movers:
 
 
 def _measure(bench: Bench, move: Callable[[], None], files: int) -> Sample:
-    _empty(bench, "target")
+    _empty(bench, "tree-copy")
     bench.place.settle()
     started = time.perf_counter()
     move()

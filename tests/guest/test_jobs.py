@@ -308,6 +308,14 @@ def test_terminal(guest: Guest) -> None:
     assert (ended.exit_code, ended.terminal) == (130, True)
 
 
+def test_the_last_output_of_a_terminal_is_not_lost(guest: Guest) -> None:
+    """What a command writes just before it ends, and the kernel has not moved yet."""
+    for size in (3, 14_000, 100_000) * 5:
+        info = guest.start(f"head -c {size} /dev/zero | tr '\\0' x", terminal=pb.Terminal())
+        out, _, ended = guest.output(info.job_id)
+        assert (len(out), out.strip(b"x"), ended.exit_code) == (size, b"", 0)
+
+
 @pytest.mark.parametrize(("key", "code"), [(b"\x03", 130), (b"\x1c", 131)])
 def test_keys_reach_a_pipeline_on_a_terminal(strict: Guest, key: bytes, code: int) -> None:
     """The allowed line `a | b` has no shell, whose session would have the terminal."""

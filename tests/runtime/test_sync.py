@@ -449,6 +449,7 @@ def test_what_stops_in_the_middle_is_given_up_once(
         ("nothing after its hello", 1),  # the answer to it may be stuck
         ("a part of a head", 0),  # which it says when it has that answer
         ("the next one's sync", 1),
+        ("a plain client's request", 1),
         ("a call that was answered", 1),
         ("a call that was answered, and that it leaves", 0),
         ("that it leaves", 0),
@@ -472,6 +473,9 @@ def test_clients_that_die_count_where_output_may_be_stuck(
         peer.send(LEAVE)
     if said == "a part of a head":
         peer.send(b"POST /vsrpc")
+    if said == "a plain client's request":
+        peer.send(b"GET /api/v1/ping HTTP/1.1\r\nhost: g\r\n\r\n")
+        eventually(lambda: lost, "the client before it is counted")
     if said == "the next one's sync":
         peer.begin_session(window=1 << 20)
         peer.send(LEAVE)
