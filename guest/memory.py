@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 
+from guest.files.buffers import BUFFERS
+
 
 def settle() -> None:
     """What is there now stays: looking through it for cycles, each time, would stop all threads for long."""
@@ -17,6 +19,7 @@ def give_back() -> None:
     which after many large messages at a time is a multiple of what is used (malloc_trim(3), where it has that)."""
     import ctypes  # takes memory itself: only who has served calls needs it
 
+    BUFFERS.clear()
     gc.collect()
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -24,6 +24,11 @@ class BufferPool:
                 return self._free.pop()
         return bytearray(size)
 
+    def clear(self) -> None:
+        """Keep none."""
+        with self._lock:
+            self._free.clear()
+
     def give(self, buffer: bytearray) -> None:
         """Nobody uses the buffer any more."""
         with self._lock:
@@ -31,3 +36,7 @@ class BufferPool:
                 self._free.clear()
             if len(self._free) < _KEPT and len(buffer) <= _LARGEST:
                 self._free.append(buffer)
+
+
+BUFFERS = BufferPool()
+"""What the daemon's files and jobs are read into."""

@@ -14,7 +14,7 @@ import stat
 from typing import Callable
 
 from guest.errors import error
-from guest.files.buffers import BufferPool
+from guest.files.buffers import BUFFERS
 from guest.files.content import SHA256, digest_of, md5_of_file, read_into
 from guest.files.entries import asked_path, told_path
 from guest.files.partial import Partials
@@ -68,7 +68,6 @@ class FileService(FileUploads, FileTrees, FileChanges):
         self._max_content = max_reply - _REPLY_OVERHEAD
         self._chunk_size = min(CHUNK_SIZE, self._max_content * 3 // 4)  # fits a request also in base64
         self._sessions = sessions
-        self._buffers = BufferPool()
 
     def stop(self) -> None:
         """Drop all uploads and take no more."""
@@ -93,7 +92,7 @@ class FileService(FileUploads, FileTrees, FileChanges):
         length = request.length or self._max_content
         buffer, total, _ = self._read(asked_path(request), request.offset, length, context)
         content = bytes(buffer)
-        self._buffers.give(buffer)
+        BUFFERS.give(buffer)
         return pb.DownloadResponse(
             path=told_path(request),
             content=content,
@@ -116,7 +115,7 @@ class FileService(FileUploads, FileTrees, FileChanges):
         digest, sha256 = "", request.checksum == SHA256
         if request.checksum != pb.CHECKSUM_CRC32:
             digest = digest_of(content, functools.partial(go_on, context), request.checksum)
-        context.send_content(content, functools.partial(self._buffers.give, content))
+        context.send_content(content, functools.partial(BUFFERS.give, content))
         return pb.DownloadChunkResponse(
             path=told_path(request),
             offset=request.offset,
@@ -177,7 +176,7 @@ class FileService(FileUploads, FileTrees, FileChanges):
                     message = f"offset {offset} is beyond the end of {shown}, which has {total} bytes (was it cut?)"
                     raise error("INVALID_PARAMS", message, field="offset", total_size=total)
                 wanted = min(length, self._max_content, total - offset)
-                content = self._buffers.take(wanted)
+                content = BUFFERS.take(wanted)
                 read_into(fd, content, offset)
                 if len(content) < wanted:  # cut since
                     total = min(total, offset + len(content))

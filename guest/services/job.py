@@ -10,7 +10,7 @@ from typing import Callable
 
 from guest.config import LimitsConfig
 from guest.errors import error
-from guest.files.buffers import BufferPool
+from guest.files.buffers import BUFFERS
 from guest.jobs.access import JobAccess
 from guest.jobs.cgroup import ResourceLimits
 from guest.jobs.live import LiveJob, Spec
@@ -48,7 +48,6 @@ _JUDGING_TIME = 10.0  # seconds
 _ANSWER_TIME = 0.2  # seconds kept back from a call's deadline
 
 _LARGE = 65536  # bytes from which on output is read into a buffer that was used before
-_buffers = BufferPool()
 
 _TERM = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}\Z")
 
@@ -155,10 +154,10 @@ def read(
         out, stdout = job.stdout.content(request.stdout_offset, limit)
         context.send_content(stdout)
     else:
-        buffer = _buffers.take(limit)
+        buffer = BUFFERS.take(limit)
         content = memoryview(buffer)
         out, count = job.stdout.read_into(request.stdout_offset, content)
-        context.send_content(content[:count], functools.partial(_buffers.give, buffer))
+        context.send_content(content[:count], functools.partial(BUFFERS.give, buffer))
     err, stderr = job.stderr.content(request.stderr_offset, min(limit, MAX_STDERR))
     return pb.JobReadResponse(stdout_offset=out, stderr_offset=err, job=info, stderr=stderr)
 
