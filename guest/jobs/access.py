@@ -97,7 +97,7 @@ class JobAccess:
                     before = ring.offset
                     all_taken = ring.take(offset, content, eof)
                     if self._gaps and ring.offset > before:
-                        self._told()
+                        self.changed.notify_all()
                     self._feed()
                     if all_taken:
                         return
@@ -131,10 +131,6 @@ class JobAccess:
     def _pause(self, deadline: Deadline) -> None:
         """Wait for a change, at most until the deadline; with the lock held."""
         self.changed.wait(deadline.remaining())
-
-    def _told(self) -> None:
-        """Let whoever waits in this process look again; with the lock held."""
-        self.changed.notify_all()
 
     def _feed(self) -> None:
         """There may be input for the job."""
