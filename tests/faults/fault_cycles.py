@@ -7,7 +7,6 @@ without waiting for a time-out; no byte of a file is wrong without an error; and
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import secrets
@@ -19,10 +18,12 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Callable
 
 from fault_places import Place
 from fault_puppet import AnotherTime, Puppet
+from fault_victims import Read, Send, Victims
 
 import vsrpc
 from vsrpc import ChannelOptions, Code, RpcError
@@ -61,8 +62,15 @@ class Soak:
         self._tokens: dict[str, str] = {}  # what was to be done once → how that ended, as far as its caller knows
         self._content = self._random.randbytes(BIG)
         self._big = f"{place.effects}/big-{self._name}"
+        self._victims = Victims()
         with self._channel() as channel:
             FileStub(channel).Upload(UploadRequest(path=self._big, content=self._content), timeout=CALL)
+
+    def __enter__(self) -> Soak:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
+        self._victims.close()
 
     def _channel(self) -> vsrpc.Channel:
         return vsrpc.connect(f"unix:{self.place.socket}", ChannelOptions(connect_timeout=CALL, retry_interval=0.05))
@@ -173,33 +181,25 @@ class Soak:
     def nothing(self) -> None:
         """No fault: what recoveries are measured against."""
 
-    def _dies(self, puppet: Puppet, act: Callable[[], object]) -> None:
-        """What a process does, before it is killed with SIGKILL: that, with the puppet's socket."""
-        process = os.fork()
-        if process == 0:
-            try:
-                act()
-                os.kill(os.getpid(), signal.SIGKILL)
-            finally:
-                os._exit(1)
-        puppet.close()  # ours; the process has its own
-        if os.waitpid(process, 0)[1] != signal.SIGKILL:
+    def _dies(self, puppet: Puppet, *steps: Send | Read) -> None:
+        """A process does that with the puppet's socket, and is killed with SIGKILL."""
+        if self._victims.kill(puppet.sock, *steps) != signal.SIGKILL:
             self.report.wrong.append("a client that was to be killed ended by itself")
 
     def die_connecting(self) -> None:
-        self._dies(Puppet(self.place.socket), lambda: None)
+        self._dies(Puppet(self.place.socket))
 
     def die_in_sync(self) -> None:
         puppet = Puppet(self.place.socket)
         greeting = puppet.greeting()
         cut = self._random.randrange(len(greeting) + 1)
-        self._dies(puppet, lambda: puppet.send(greeting, cut))
+        self._dies(puppet, Send(greeting[:cut]))
 
     def die_in_head(self) -> None:
         puppet = self._greeted()
         request = puppet.exec(self._token()[1])
         cut = self._random.randrange(request.index(b"\r\n\r\n") + 4)
-        self._dies(puppet, lambda: puppet.send(request, cut))
+        self._dies(puppet, Send(request[:cut]))
 
     def die_in_body(self) -> None:
         """Also of one that contains the magic, whole and in parts, and our own source."""
@@ -208,36 +208,25 @@ class Soak:
         filling = self._random.choice([forged * 50, _SOURCE.read_bytes() * 3, MAGIC[:15] * 3000, bytes(100_000)])
         request = puppet.upload_chunk(filling)
         cut = self._random.randrange(request.index(b"\r\n\r\n") + 4, len(request))
-        self._dies(puppet, lambda: puppet.send(request, cut))
+        self._dies(puppet, Send(request[:cut]))
 
     def die_waiting(self) -> None:
         puppet = self._greeted()
         request = puppet.exec(self._token()[1])
-        self._dies(puppet, lambda: puppet.send(request))
+        self._dies(puppet, Send(request))
 
     def die_in_download(self) -> None:
         """At full speed."""
         puppet = self._greeted()
-        count = self._random.randrange(BIG)
-
-        def act() -> None:
-            puppet.send(puppet.download(self._big, BIG))
-            puppet.read_at_full_speed(count)
-
-        self._dies(puppet, act)
+        request = puppet.download(self._big, BIG)
+        self._dies(puppet, Send(request), puppet.reading(self._random.randrange(BIG)))
 
     def die_not_reading(self) -> None:
         """With both directions full."""
         puppet = self._greeted()
         patience = self._random.choice([0.01, 0.05])
-
-        def act() -> None:
-            puppet.send(b"".join(puppet.download(self._big, BIG) for _ in range(4)))
-            puppet.sock.settimeout(patience)
-            with contextlib.suppress(TimeoutError):
-                puppet.send(puppet.upload_chunk(bytes(4 << 20)))
-
-        self._dies(puppet, act)
+        requests = b"".join(puppet.download(self._big, BIG) for _ in range(4))
+        self._dies(puppet, Send(requests), Send(puppet.upload_chunk(bytes(4 << 20)), patience=patience))
 
     def die_in_queue(self) -> None:
         """Clients that wait behind another, of which some die before their turn; they ask nothing before the echo."""
@@ -254,17 +243,17 @@ class Soak:
         self._random.shuffle(waiting)
         for puppet, request in zip(waiting, requests):
             puppet.send(request)
-        self._dies(waiting[0], lambda: None)
+        self._dies(waiting[0])
         last = first.exec(self._token()[1])
-        self._dies(first, lambda: first.send(last))
-        self._dies(waiting[1], lambda: None)
+        self._dies(first, Send(last))
+        self._dies(waiting[1])
 
     def slow_client(self) -> None:
         """One that sends and reads a byte at a time, and dies like that."""
         puppet = self._greeted(step=1)
         request = puppet.exec(self._token()[1])
         cut = self._random.randrange(len(request) + 1)
-        self._dies(puppet, lambda: puppet.send(request, cut))
+        self._dies(puppet, Send(request[:cut], step=1))
 
     def say_garbage(self) -> None:
         with Puppet(self.place.socket) as puppet:

@@ -6,10 +6,12 @@ import secrets
 import socket
 import time
 
+from fault_victims import Read
+
 from vsrpc.hello import MESSAGE_COST, hello_request, parse_hello
 from vsrpc.v1.file_pb2 import DownloadChunkRequest, UploadChunkRequest
 from vsrpc.v1.shell_pb2 import ExecRequest
-from vsrpc.wire import ACK, NONCE_SIZE, ClientConnection, Headers, Request, Response, Sync
+from vsrpc.wire import NONCE_SIZE, ClientConnection, Headers, Request, Response, Sync
 
 _PATIENCE = 30.0
 _ANSWER = 2.0
@@ -71,16 +73,9 @@ class Puppet:
         self._connection.buffer_updated(count)
         return count
 
-    def read_at_full_speed(self, count: int) -> None:
-        """Read that many bytes, acknowledging them as a client of ours does."""
-        acknowledged = (self._connection.received + MESSAGE_COST) // self._half
-        while count > 0:
-            count -= self._receive()
-            self._connection.next_event()
-            due = (self._connection.received + MESSAGE_COST) // self._half
-            if due > acknowledged:
-                self.sock.sendall(ACK * (due - acknowledged))
-                acknowledged = due
+    def reading(self, count: int) -> Read:
+        """The step that reads as many bytes, acknowledging them as a client of ours does."""
+        return Read(count, self._connection.received + MESSAGE_COST, self._half)
 
     def close(self) -> None:
         self.sock.close()

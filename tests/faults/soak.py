@@ -80,11 +80,11 @@ class Outcome:
 def soak(place: Place, cycles: int, seed: int, kinds: dict[str, float], settle: float = 0.0) -> Outcome:
     """Run the cycles, and count what they cost; `settle`: seconds until it is looked what the daemon uses."""
     output = place.healed_output()
-    work = Soak(place, seed)
-    before = _usage(place, work, settle)
-    work.run(cycles, kinds)
-    work.verify()
-    after = _usage(place, work, settle)
+    with Soak(place, seed) as work:
+        before = _usage(place, work, settle)
+        work.run(cycles, kinds)
+        work.verify()
+        after = _usage(place, work, settle)
     outcome = Outcome(work.report, (before, after), (output, place.healed_output()))
     if outcome.output[1] < output:
         work.report.wrong.append(f"the port takes {outcome.output[1]} writes, and took {output} at first")
