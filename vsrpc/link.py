@@ -265,7 +265,7 @@ class Link:
                     remaining = deadline.remaining()
                     # At least two attempts, since what one says may be lost.
                     half = window if remaining is None else min(window, max(remaining / 2, 0.05))
-                    session.greet(_socket_window(), deadline.sooner(half))
+                    session.greet(socket_window(), deadline.sooner(half))
                 return session
             except NotAtBoundary as error:
                 failure = error
@@ -314,7 +314,7 @@ class Link:
         ) from error
 
 
-def _socket_window() -> int:
+def socket_window() -> int:
     """How many bytes may be on their way to us unread, so that they all fit our socket."""
     try:
         with open(_SOCKET_BUFFER_FILE, "rb") as file:

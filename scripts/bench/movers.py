@@ -18,6 +18,7 @@ from scripts.bench.ssh import SharedSSH
 from scripts.vm.paths import PROJECT
 
 RAW, REFERENCE, AGENT = "raw port", "raw port + MD5", "qemu-ga"
+CHECKED, CHECKED_MD5 = "checked port", "checked port + MD5"
 COPY = "copy + MD5"
 STUBS, CLI, CLI_CRC = "vsrpc stubs", "vsrpc CLI", "vsrpc CLI crc32"
 # Its cost a byte does not depend on the size, and at 5 MB/s a round of 1 GB would last minutes. Down, it is what the
@@ -58,6 +59,21 @@ class RawMover:
 
     def download(self, remote: str, local: Path) -> Move:
         return _here(lambda: self._port.download(remote, local, self._md5), local)
+
+
+class CheckedMover:
+    """The port with what vsrpc promises of each file, and nothing else: what is left to gain."""
+
+    def __init__(self, port: RawPort, md5: bool) -> None:
+        self.name = CHECKED_MD5 if md5 else CHECKED
+        self._port = port
+        self._md5 = md5
+
+    def upload(self, local: Path, remote: str) -> Move:
+        return _here(lambda: self._port.upload_checked(local, remote, self._md5), local)
+
+    def download(self, remote: str, local: Path) -> Move:
+        return _here(lambda: self._port.download_checked(remote, local, self._md5), local)
 
 
 class StubMover:
@@ -146,7 +162,9 @@ def movers(bench: Bench) -> list[Mover]:
     if peers is None:
         return [CopyMover(), *ours]
     others: list[Mover] = [AgentMover(peers.agent), ScpMover(peers.ssh)]
-    return [RawMover(peers.raw, True), RawMover(peers.raw, False), *ours, *others]
+    raw = peers.raw
+    least = [RawMover(raw, True), RawMover(raw, False), CheckedMover(raw, True), CheckedMover(raw, False)]
+    return [*least, *ours, *others]
 
 
 def knows_checksum() -> bool:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import socket
 import subprocess
+import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from scripts.bench.checked_guest import CHUNK, UNDER_WAY, Chunk, Chunks, Reader, check_clean, keep
 from scripts.bench.raw_guest import RECORD, Ring, record
 from scripts.vm import VM
+from vsrpc.link import socket_window
 
-GUEST_PROGRAM = "/root/vsrpc-bench-raw.py"
+GUEST_DIRECTORY = "/root/vsrpc-bench-raw"
+GUEST_MODULES = ("checked_guest", "guest_program", "raw_guest")
 GUEST_PORT = "/dev/virtio-ports/test.spare.0"
 UNIT = "vsrpc-bench-raw"
 BLOCK = 1 << 20
@@ -30,9 +35,12 @@ class RawPort:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(PATIENCE)
         self._socket.connect(str(vm.spare_socket))
-        vm.ga.write_file(GUEST_PROGRAM, Path(__file__).with_name("raw_guest.py").read_bytes())
-        start = ["/usr/bin/systemd-run", "--quiet", "--collect", "--unit", UNIT]
-        vm.ga.check([*start, "/usr/bin/python3", GUEST_PROGRAM, GUEST_PORT])
+        vm.ga.check(["/usr/bin/mkdir", "-p", f"{GUEST_DIRECTORY}/scripts/bench"])
+        for name in GUEST_MODULES:
+            module = Path(__file__).with_name(f"{name}.py").read_bytes()
+            vm.ga.write_file(f"{GUEST_DIRECTORY}/scripts/bench/{name}.py", module)
+        start = ["/usr/bin/systemd-run", "--quiet", "--collect", "--unit", UNIT, "--working-directory", GUEST_DIRECTORY]
+        vm.ga.check([*start, "/usr/bin/python3", "-m", "scripts.bench.guest_program", GUEST_PORT])
         self._read_record()
 
     def echo(self) -> None:
@@ -76,9 +84,63 @@ class RawPort:
             ring.give(buffer, count)
             left -= count
         os.close(fd)
+        self._check_md5(ring)
+
+    def upload_checked(self, local: Path, remote: str, md5: bool) -> None:
+        """As vsrpc's are (see checked_guest.py); returns when the guest has the file on its disk."""
+        size, ring = local.stat().st_size, Ring(CHUNK, md5, 2)
+        self._request(op="receive checked", path=remote, size=size, md5=md5)
+        under_way = 0
+        with local.open("rb", buffering=0) as source:
+            while True:
+                buffer = ring.take()
+                count = source.readinto(buffer)
+                if not count:
+                    break
+                check_clean(buffer, 0, count)
+                if under_way == UNDER_WAY:
+                    self._read_record()
+                    under_way -= 1
+                head = record({"size": count, "crc32": zlib.crc32(buffer[:count])})
+                self._socket.sendall(head)
+                self._socket.sendall(buffer[:count])
+                under_way += 1
+                ring.give(buffer, count)
+        for _ in range(under_way):
+            self._read_record()
+        self._check_md5(ring)
+
+    def download_checked(self, remote: str, local: Path, md5: bool) -> None:
+        """As vsrpc's are; returns when the local file is closed."""
+        window = socket_window()
+        ring = Ring(CHUNK, md5, 3)
+        self._request(op="send checked", path=remote, window=window, md5=md5)
+        left = int(self._read_record()["size"])
+        fd = os.open(local, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        chunks: Chunks = queue.SimpleQueue()
+        join = keep(ring, chunks, fd)
+        reader = Reader(window, self._socket.sendall)
+        while left:
+            head = self._read_record()
+            buffer = ring.take()
+            done = 0
+            while done < head["size"]:
+                count = self._socket.recv_into(buffer[done : head["size"]])
+                if not count:
+                    raise RuntimeError("QEMU closed the raw port")
+                reader.read(count)
+                done += count
+            chunks.put(Chunk(buffer, head["size"], head["crc32"]))
+            left -= head["size"]
+        chunks.put(None)
+        join()
+        os.close(fd)
+        self._check_md5(ring)
+
+    def _check_md5(self, ring: Ring) -> None:
         ours, theirs = ring.digest(), self._read_record()["md5"]
         if theirs != ours:
-            raise RuntimeError(f"the raw port damaged something: MD5 {theirs} was sent, {ours} arrived")
+            raise RuntimeError(f"the raw port damaged something: MD5 {ours} here, {theirs} in the guest")
 
     def upload_tree(self, local: Path, remote: str) -> None:
         """A directory by tar on both ends; returns when the guest's tar has ended."""

@@ -1,10 +1,8 @@
 """The guest's end of the raw reference: a file across the port with nothing around it.
 
-    python3 raw_guest.py PORT      (in the guest, where scripts/bench/raw.py copies it)
-
-Serves one request after another until "quit". Everything that is no file content is a record: JSON, filled up with
-blanks to RECORD bytes, so that neither end ever reads into what comes next. The host is connected before this starts
-and stays: once it has left, this ends, since poll() would spin on the port's HUP.
+Everything that is no file content is a record: JSON, filled up with blanks to RECORD bytes, so that neither end ever
+reads into what comes next. The host is connected before this starts and stays: once it has left, this ends, since
+poll() would spin on the port's HUP.
 """
 
 from __future__ import annotations
@@ -31,11 +29,12 @@ RING_BYTES = 4 << 20  # of content that may wait to be hashed
 class Ring:
     """Buffers that are used again and again. With `md5`, a thread hashes what is in one before it is free again."""
 
-    def __init__(self, block: int, md5: bool) -> None:
+    def __init__(self, block: int, md5: bool, count: int | None = None) -> None:
+        """`count`: of the buffers; by default as many as hashing needs."""
         self._digest = hashlib.md5() if md5 else None
         self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
         self._full: queue.SimpleQueue[tuple[memoryview, int] | None] = queue.SimpleQueue()
-        for _ in range(RING_BYTES // block if md5 else 1):
+        for _ in range(count or (RING_BYTES // block if md5 else 1)):
             self._free.put(memoryview(bytearray(block)))
         self._thread = threading.Thread(target=self._hash, daemon=True)
         if md5:
@@ -192,34 +191,3 @@ def pack(port: Port, path: str) -> None:
             break
         port.write(cut(memoryview(block), WRITE_SLICE))
     port.write([memoryview(record({"status": tar.wait()}))])
-
-
-def main() -> None:
-    """Serve."""
-    port = Port(sys.argv[1])
-    fifos: dict[str, int] = {}
-    port.write([memoryview(record({"op": "ready"}))])
-    while True:
-        request = port.read_record()
-        if request["op"] == "echo":
-            port.write([memoryview(record(request))])
-        elif request["op"] == "byte":  # into a FIFO that is made for it, and kept open
-            path = request["path"]
-            if path not in fifos:
-                os.mkfifo(path)
-                fifos[path] = os.open(path, os.O_RDWR)
-            os.write(fifos[path], b"x" * request["count"])
-        elif request["op"] == "send":
-            send(port, request["path"], request["md5"])
-        elif request["op"] == "receive":
-            receive(port, request["path"], request["size"], request["md5"])
-        elif request["op"] == "unpack":
-            unpack(port, request["path"])
-        elif request["op"] == "pack":
-            pack(port, request["path"])
-        else:
-            return
-
-
-if __name__ == "__main__":
-    main()
