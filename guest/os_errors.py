@@ -65,6 +65,8 @@ def free_bytes(fd: int) -> int:
 
 def printable(path: str) -> str:
     """A path as messages show it: bytes that are no UTF-8 and control characters are escaped."""
+    if path.isprintable():  # as almost all are, and whole lines of the log too
+        return path
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 

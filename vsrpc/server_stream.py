@@ -170,6 +170,13 @@ class ServerStream:
         buffer = self._connection.get_buffer()
         try:
             count = self._transport.recv_into(buffer, deadline.remaining())
+            # Of what a large response is written by, there are thousands: nothing else is looked at between them.
+            while self._lost is None and self._connection.take_acks(count):
+                self._on_word(buffer[0])
+                self._outbox.acknowledge(count)
+                if deadline.expired:
+                    return True
+                count = self._transport.recv_into(buffer, deadline.remaining())
         except TransportTimeout:
             if mid_message and self._stall.expired:
                 stopped = f"the request stopped in the middle for {self._server.stall_timeout:g} s"
@@ -178,15 +185,9 @@ class ServerStream:
         if not count:
             return False
         self._stall = Deadline(self._server.stall_timeout)
-        self._heard_before = None
-        if self._awaits_word and buffer[0] != MAGIC[0]:  # and not the next peer's sync
-            self._awaits_word = False
-            self._heard_before, self._heard = self._heard, self._outbox.said
+        self._on_word(buffer[0])
         if self._lost is not None:
             self._on_lost_bytes(bytes(buffer[:count]), self._lost)
-            return True
-        if self._connection.take_acks(count):
-            self._outbox.acknowledge(count)
             return True
         self._connection.buffer_updated(count)
         while True:
@@ -206,6 +207,13 @@ class ServerStream:
                 if self._lost is not None:  # whoever came next may have asked already
                     self._on_lost_bytes(bytes(buffer[:count]), self._lost)
                     return True
+
+    def _on_word(self, first: int) -> None:
+        """Something came, beginning with that byte."""
+        self._heard_before = None
+        if self._awaits_word and first != MAGIC[0]:  # and not the next peer's sync
+            self._awaits_word = False
+            self._heard_before, self._heard = self._heard, self._outbox.said
 
     def _on_event(self, event: ServerEvent) -> None:
         if isinstance(event, Sync):

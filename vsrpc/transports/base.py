@@ -155,7 +155,8 @@ class Usage:
 
     def __enter__(self) -> None:
         with self._lock:
-            self.check()
+            if self._closed:
+                self.check()
             self._users += 1
 
     def __exit__(self, *exception: object) -> None:

@@ -132,9 +132,10 @@ class SerialListener:
 
     def wait_edge(self, milliseconds: float | None) -> bool:
         """Wait until something changes at the port, or wake(); False after that time without either."""
-        happened = [fd for fd, _ in self._epoll.poll(None if milliseconds is None else milliseconds / 1000)]
-        if self._wake_read in happened:
-            os.read(self._wake_read, READ_SLICE)
+        happened = self._epoll.poll(None if milliseconds is None else milliseconds / 1000)
+        for fd, _ in happened:
+            if fd == self._wake_read:
+                os.read(fd, READ_SLICE)
         return bool(happened)
 
     def wake(self) -> None:

@@ -38,19 +38,22 @@ class _Pages:
     def __init__(self, size: int) -> None:
         """`size`: bytes that are received at a time."""
         self._size = size
+        self._page = min(size, READ_SLICE)
         self._whole: object = None  # that the slices are of
         self._left = 0  # from the first slice on
         self._slices: list[memoryview] = []
 
     def of(self, buffer: memoryview, bulk: bool) -> list[memoryview]:
         """The first pages of a buffer; of what comes in small pieces, one."""
+        if not bulk:
+            return [buffer[: self._page]]
         used, rest = divmod(self._left - len(buffer), READ_SLICE)
         fresh = self._slices[used:] if used >= 0 and not rest and buffer.obj is self._whole else []
         if len(fresh) <= min(_FEW, (len(buffer) - 1) // READ_SLICE):
             size = min(len(buffer), self._size)
             fresh = [buffer[start : min(start + READ_SLICE, size)] for start in range(0, size, READ_SLICE)]
             self._whole, self._left, self._slices = buffer.obj, len(buffer), fresh
-        return fresh if bulk else fresh[:1]
+        return fresh
 
 
 class PortOwner(Protocol):
@@ -108,7 +111,7 @@ class SerialTransport:
         return self._listener.lost_output
 
     def recv_into(self, buffer: memoryview, timeout: float | None = None) -> int:
-        deadline = Deadline(timeout)
+        deadline: Deadline | None = None
         with self._usage:
             if self._first:
                 count = min(len(buffer), len(self._first))
@@ -125,6 +128,7 @@ class SerialTransport:
                     if received:
                         return received
                     self._arrived = True
+                    deadline = deadline or Deadline(timeout)
                     if not self._listener.wait_edge(poll_time(deadline)) and deadline.expired:
                         raise TransportTimeout(f"{self._peer}: nothing received in time") from None
                     self._usage.check()

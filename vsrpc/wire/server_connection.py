@@ -48,9 +48,10 @@ class ServerConnection(Connection[RequestLine, ServerEvent]):
 
     def take_acks(self, nbytes: int) -> bool:
         """What was received into the buffer from the last ``get_buffer``, if that is acknowledgements between messages
-        and nothing else; True if it was taken. A short cut: they come by the thousand."""
+        and nothing else; True if it was taken: the buffer may be received into again. A short cut: they come by the
+        thousand."""
         if (
-            nbytes > _FEW_ACKS
+            not 0 < nbytes <= _FEW_ACKS
             or self._finder is None
             or self._input
             or self._body is not None
@@ -60,7 +61,6 @@ class ServerConnection(Connection[RequestLine, ServerEvent]):
             or self._scratch.count(sync.ACK, 0, nbytes) != nbytes
         ):
             return False
-        self._lent = None
         self.received += nbytes
         self._finder.forget()
         return True
