@@ -10,7 +10,7 @@ from pathlib import Path
 
 from scripts.bench.agent import Agent
 from scripts.bench.place import Place, VMPlace
-from scripts.bench.raw import RawPort
+from scripts.bench.raw import RawPort, raw_port
 from scripts.bench.report import Goal, Row
 from scripts.bench.ssh import SharedSSH
 
@@ -55,7 +55,7 @@ class Bench:
             return None
         vm = self.place.vm
         agent = Agent(vm, self.place.directory, self.work)
-        return Peers(self._stack.enter_context(RawPort(vm)), agent, self._stack.enter_context(SharedSSH(vm)))
+        return Peers(self._stack.enter_context(raw_port(vm)), agent, self._stack.enter_context(SharedSSH(vm)))
 
     def goal(self, sign: str, bound: float) -> Goal | None:
         """A bound, where it is meant: all are for the port of a VM."""

@@ -11,9 +11,11 @@ import vsrpc
 from host.client import VirtioRPCClient
 from host.jobs import HELD_SIZE, INPUT_SIZE, RemoteJob
 from scripts.bench.bench import MB, Bench, megabytes
-from scripts.bench.raw import RawPort
+from scripts.bench.place import VMPlace
+from scripts.bench.raw import CONTROL, GUEST_DIRECTORY, PROGRAM, RawPort
 from scripts.bench.report import Row, Table
 from scripts.bench.rounds import Sample, column, interleave, percentile, timed
+from scripts.vm import VM
 from vsrpc.v1.job_pb2 import JobForgetRequest, JobReadRequest, JobStartRequest, JobWriteRequest, Terminal
 from vsrpc.v1.job_vsrpc import JobStub
 from vsrpc.v1.system_vsrpc import SystemStub
@@ -38,9 +40,10 @@ def run(bench: Bench) -> list[Table]:
 def _delays(bench: Bench) -> Table:
     turns = [(PING, partial(_ping, bench)), (THROUGH, partial(_echo, bench, None)), (KEY, partial(_echo, bench, TTY))]
     notes = ["a Job.Read waits for it already, as one does where output is followed"]
-    if bench.peers is not None:
-        turns.append((OUTPUT, partial(_output, bench, bench.peers.raw)))
-        notes.append(f"{OUTPUT}: what `cat FIFO` is told by the raw port to say, on its way here")
+    if bench.peers is not None and isinstance(bench.place, VMPlace):
+        turns.append((OUTPUT, partial(_output, bench, bench.place.vm)))
+        notes.append(f"{OUTPUT}: which the raw port's program, as a job, writes when it is told to over another port,")
+        notes.append("from when it is told until it is here, less half of that program's echo")
     found = interleave("bytes of jobs", turns, bench.rounds, warm_up=True)
     table = Table("delays of jobs", [], notes)
     for which in ("p50", "p99"):
@@ -70,24 +73,30 @@ def _echo(bench: Bench, terminal: Terminal | None) -> Sample:
         return _bytes(channel, request, say)
 
 
-def _output(bench: Bench, raw: RawPort) -> Sample:
+def _output(bench: Bench, vm: VM) -> Sample:
     """A byte that a job writes because something else than a call tells it to."""
-    fifo = bench.path("fifo")
-    raw.byte(fifo, 0)
-    raw.echo()  # now it is there
 
     def say(stub: JobStub, job: str, sent: int) -> Callable[[], object]:
-        raw.byte(fifo)
+        if not sent:
+            command = f"cd {GUEST_DIRECTORY} && exec {' '.join(PROGRAM)} {CONTROL}\n"
+            stub.Write(JobWriteRequest(job_id=job, offset=0, content=command.encode(), eof=True))
+            port.ready()
+        port.byte()
         return lambda: None
 
-    with vsrpc.connect(bench.place.target) as channel:
-        return _bytes(channel, JobStartRequest(argv=["cat", fifo], timeout=600), say)
+    request = JobStartRequest(login_shell=True, stdin=True, timeout=600)
+    with vsrpc.connect(bench.place.target) as channel, RawPort(vm.control_socket) as port:
+        return _bytes(channel, request, say, lambda: timed(port.echo, BYTES)["p50"] / 2)
 
 
 def _bytes(
-    channel: vsrpc.Channel, request: JobStartRequest, say: Callable[[JobStub, str, int], Callable[[], object]]
+    channel: vsrpc.Channel,
+    request: JobStartRequest,
+    say: Callable[[JobStub, str, int], Callable[[], object]],
+    telling: Callable[[], float] = lambda: 0.0,
 ) -> Sample:
-    """How long it takes from `say`, which makes the job write a byte, until that is here."""
+    """How long it takes from `say`, which makes the job write a byte, until that is here; less the milliseconds of
+    `telling` it to."""
     stub, ping = JobStub(channel), SystemStub(channel).Ping
     job = stub.Start(request).job.job_id
     times = []
@@ -100,9 +109,10 @@ def _bytes(
             raise RuntimeError("the job wrote something else")
         times.append(1000 * (time.perf_counter() - started))
         said()
+    told = telling()
     stub.Forget(JobForgetRequest(job_id=job, kill=True))
     del times[0]
-    return {"p50": percentile(times, 50), "p99": percentile(times, 99)}
+    return {"p50": percentile(times, 50) - told, "p99": percentile(times, 99) - told}
 
 
 def _streams(bench: Bench) -> Table:

@@ -8,9 +8,10 @@ import queue
 import socket
 import subprocess
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Iterator
 
 from scripts.bench.checked_guest import CHUNK, UNDER_WAY, Chunk, Chunks, Reader, check_clean, keep
 from scripts.bench.raw_guest import RECORD, Ring, record
@@ -19,28 +20,40 @@ from vsrpc.link import socket_window
 
 GUEST_DIRECTORY = "/root/vsrpc-bench-raw"
 GUEST_MODULES = ("checked_guest", "guest_program", "raw_guest")
-GUEST_PORT = "/dev/virtio-ports/test.spare.0"
+PROGRAM = ("/usr/bin/python3", "-m", "scripts.bench.guest_program")  # and a port, in GUEST_DIRECTORY
+SPARE, CONTROL = "/dev/virtio-ports/test.spare.0", "/dev/virtio-ports/test.control.0"
 UNIT = "vsrpc-bench-raw"
 BLOCK = 1 << 20
 PATIENCE = 300.0  # seconds without a byte
 
 
+@contextmanager
+def raw_port(vm: VM) -> Iterator[RawPort]:
+    """The spare port of a VM, with the raw program at its other end."""
+    vm.ga.check(["/usr/bin/mkdir", "-p", f"{GUEST_DIRECTORY}/scripts/bench"])
+    for name in GUEST_MODULES:
+        module = Path(__file__).with_name(f"{name}.py").read_bytes()
+        vm.ga.write_file(f"{GUEST_DIRECTORY}/scripts/bench/{name}.py", module)
+    with RawPort(vm.spare_socket) as port:
+        start = ["/usr/bin/systemd-run", "--quiet", "--collect", "--unit", UNIT, "--working-directory", GUEST_DIRECTORY]
+        vm.ga.check([*start, *PROGRAM, SPARE])
+        port.ready()
+        yield port
+
+
 class RawPort:
-    """The spare port of a VM with the raw program at its other end. A context manager.
+    """A port with the raw program at its other end, which starts after this. A context manager.
 
     One connection for all: a client that came and went would be one more thing that the guest's end has to see.
     """
 
-    def __init__(self, vm: VM) -> None:
+    def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(PATIENCE)
-        self._socket.connect(str(vm.spare_socket))
-        vm.ga.check(["/usr/bin/mkdir", "-p", f"{GUEST_DIRECTORY}/scripts/bench"])
-        for name in GUEST_MODULES:
-            module = Path(__file__).with_name(f"{name}.py").read_bytes()
-            vm.ga.write_file(f"{GUEST_DIRECTORY}/scripts/bench/{name}.py", module)
-        start = ["/usr/bin/systemd-run", "--quiet", "--collect", "--unit", UNIT, "--working-directory", GUEST_DIRECTORY]
-        vm.ga.check([*start, "/usr/bin/python3", "-m", "scripts.bench.guest_program", GUEST_PORT])
+        self._socket.connect(str(path))
+
+    def ready(self) -> None:
+        """Wait until the program has started."""
         self._read_record()
 
     def echo(self) -> None:
@@ -48,9 +61,9 @@ class RawPort:
         self._request(op="echo")
         self._read_record()
 
-    def byte(self, fifo: str, count: int = 1) -> None:
-        """Have a byte written into a FIFO of the guest; none makes the FIFO. Waits for nothing."""
-        self._request(op="byte", path=fifo, count=count)
+    def byte(self) -> None:
+        """Have the program write a byte to its standard output. Waits for nothing."""
+        self._request(op="byte")
 
     def upload(self, local: Path, remote: str, md5: bool) -> None:
         """Returns when the guest has closed the file, and both ends have the same size and digest."""
