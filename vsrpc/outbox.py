@@ -44,6 +44,9 @@ class _Message:
         for buffer in buffers:
             view = memoryview(buffer).cast("B")
             self.size += len(view)
+            if 0 < len(view) <= WRITE_SLICE:
+                self._rest.append(view)
+                continue
             self._rest.extend(view[start : start + WRITE_SLICE] for start in range(0, len(view), WRITE_SLICE))
         self.then = then
 

@@ -37,6 +37,11 @@ class InputFeed:
             enlarge(self._writer)
         os.set_blocking(self._writer, False)
 
+    @property
+    def echoes(self) -> bool:
+        """Whether it is a terminal's."""
+        return self._terminal
+
     def pending(self) -> int:
         """The descriptor to write into; -1 while there is nothing to write."""
         with self._changed:

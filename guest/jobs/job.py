@@ -93,6 +93,10 @@ class Input(Protocol):
     reader: int
     """The processes' end."""
 
+    @property
+    def echoes(self) -> bool:
+        """Whether what is fed may be output at once: a terminal's."""
+
     def pending(self) -> int:
         """The descriptor into which more is to be written once there is room; -1 for none."""
 
@@ -108,6 +112,8 @@ class Input(Protocol):
 
 class NoInput:
     """An input that has ended: /dev/null."""
+
+    echoes = False
 
     def __init__(self) -> None:
         self.reader = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
@@ -333,6 +339,8 @@ class Job:
         if self._wake.fileno() in ready:
             self._wake.clear()
             self._stdin.feed()
+            if self._stdin.echoes and self.stdout.reader in outputs:
+                self.stdout.read()
         elif into in ready:
             self._stdin.feed()
         for fd, output in outputs.items():

@@ -17,7 +17,8 @@ from vsrpc.deadline import Deadline
 PIPE_SIZE = 1024 * 1024
 """Bytes that a job may be ahead of us: what a pipe may have without privileges (pipe(7)). Fewer, larger moves."""
 
-_PIECE = 64 * 1024  # bytes read from a terminal at a time
+_PIECE = 64 * 1024  # bytes read at a time where they must be copied
+_TERMINAL_PIECE = 8 * 1024  # the same from a terminal, which gives some 4 KiB
 _TERMINAL_SIZE = 256 * 1024  # bytes: more than the kernel keeps between the ends of one (TTYB_DEFAULT_MEM_LIMIT)
 _F_SETPIPE_SZ = 1031  # linux/fcntl.h; in the fcntl module since Python 3.10
 
@@ -92,6 +93,9 @@ class OutputLog:
 
     def read(self, limit: int = PIPE_SIZE) -> None:
         """Move what is in the pipe here, about `limit` bytes at most; sets `ended` when no writer is left."""
+        if self._is_terminal:
+            self._read_terminal(limit)
+            return
         taken, there = 0, -1
         while there and taken < limit and not self.ended and self.reader >= 0:
             room = min(self._ring.room, limit - taken)
@@ -112,14 +116,27 @@ class OutputLog:
                     count = self._move(fd, place, room)
             except BlockingIOError:
                 return
-            except OSError as failure:
-                if failure.errno != errno.EIO:  # a terminal that nobody has open any more (tty_ldisc)
-                    raise
-                self._end()
-                return
             taken += count
             there -= count
             self._grow(count)
+
+    def _read_terminal(self, limit: int) -> None:
+        """The same of a terminal: it must be copied anyway, so that it shows what was there when it has been read."""
+        while limit > 0 and not self.ended and self.reader >= 0:
+            room = min(self._ring.room, limit, _TERMINAL_PIECE)
+            if room <= 0:
+                return
+            try:
+                # Also what is on its way still, in the kernel's queue of work (n_tty_read).
+                piece = os.read(self.reader, room)
+            except BlockingIOError:
+                return
+            except OSError as failure:
+                if failure.errno != errno.EIO:  # a terminal that nobody has open any more (tty_ldisc)
+                    raise
+                piece = b""
+            self.add(piece or self._end())
+            limit -= len(piece)
 
     def add(self, piece: bytes) -> None:
         """Write bytes of our own, whether there is room or not."""

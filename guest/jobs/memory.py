@@ -17,7 +17,6 @@ import mmap
 import os
 import threading
 import time
-from typing import Iterator
 
 from vsrpc.deadline import Deadline
 
@@ -78,21 +77,24 @@ class Memory:
             if not self._users:
                 os.close(self._fd)
 
-    @contextlib.contextmanager
-    def file(self) -> Iterator[int | None]:
-        """Its descriptor, which stays open meanwhile; None once all is forgotten."""
+    def file(self) -> OpenFile:
+        """A context in which its descriptor stays open; None instead once all is forgotten."""
+        return OpenFile(self)
+
+    def open(self) -> int | None:
+        """For OpenFile: one more uses the descriptor."""
         with self._lock:
-            if not self._closed:
-                self._users += 1
-            fd = None if self._closed else self._fd
-        try:
-            yield fd
-        finally:
-            if fd is not None:
-                with self._lock:
-                    self._users -= 1
-                    if self._closed and not self._users:
-                        os.close(fd)
+            if self._closed:
+                return None
+            self._users += 1
+            return self._fd
+
+    def leave(self) -> None:
+        """For OpenFile: one less."""
+        with self._lock:
+            self._users -= 1
+            if self._closed and not self._users:
+                os.close(self._fd)
 
     @classmethod
     def make(cls, output_size: int, *, takes_input: bool, holds_output: bool = False) -> Memory:
@@ -163,6 +165,24 @@ class Memory:
         self.counters[_HOLDS] = False
 
 
+class OpenFile:
+    """The use of a memory's descriptor. A class, since a generator takes three times as long, each time."""
+
+    __slots__ = ("_fd", "_memory")
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._fd: int | None = None
+
+    def __enter__(self) -> int | None:
+        self._fd = self._memory.open()
+        return self._fd
+
+    def __exit__(self, *exception: object) -> None:
+        if self._fd is not None:
+            self._memory.leave()
+
+
 class OutputRing:
     """What came out of one of a job's outputs, by absolute offset: the last bytes of it."""
 
@@ -186,9 +206,10 @@ class OutputRing:
 
     def content(self, offset: int, limit: int) -> tuple[int, bytes]:
         """At most `limit` bytes from `offset` on, and where they begin: later where older ones were dropped."""
-        there, at = min(limit, self.end - offset), offset % self.size
+        end = self.end
+        there, at = min(limit, end - offset), offset % self.size
         if there <= 0:
-            return self.end if offset > self.end else max(offset, self.start), b""
+            return end if offset > end else max(offset, self.start), b""
         if there <= self.size - at:  # in a row, as most small pieces are: at once
             with self._memory.file() as fd:
                 piece = b"" if fd is None else os.pread(fd, there, self._base + at)
@@ -255,6 +276,32 @@ class OutputRing:
         return (time.monotonic_ns() - self._memory.counters[self._counter + _SEEN]) / 1e9
 
 
+class _Alone:
+    """Against other threads, and other processes: of one that dies the kernel takes the lock away (flock(2))."""
+
+    __slots__ = ("_fd", "_lock")
+
+    def __init__(self, lock: threading.Lock, fd: int | None) -> None:
+        self._lock = lock
+        self._fd = fd
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        try:
+            if self._fd is not None:
+                fcntl.flock(self._fd, fcntl.LOCK_EX)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            if self._fd is not None:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+        finally:
+            self._lock.release()
+
+
 class InputRing:
     """What callers gave a job to read, by absolute offset, and it has not taken yet."""
 
@@ -298,7 +345,7 @@ class InputRing:
         Returns whether all of it was taken, or nobody reads. Raises ValueError for bytes that leave a gap, or come
         after the end.
         """
-        with self._memory.file() as fd, self._alone(fd):
+        with self._memory.file() as fd, _Alone(self._lock, fd):
             fresh = self._fresh(offset, content)
             if self.closed or fd is None:
                 return True
@@ -333,7 +380,7 @@ class InputRing:
 
     def close(self) -> None:
         """Nobody will read any more; what is left is forgotten."""
-        with self._memory.file() as fd, self._alone(fd):
+        with self._memory.file() as fd, _Alone(self._lock, fd):
             self._memory.counters[_INPUT + _CLOSED] = True
             self._memory.counters[_INPUT + _FED] = self.offset
             if self._map is not None:
@@ -349,18 +396,6 @@ class InputRing:
         if self.eof and len(fresh):
             raise ValueError(f"the input has ended after {self.offset} bytes")
         return fresh
-
-    @contextlib.contextmanager
-    def _alone(self, fd: int | None) -> Iterator[None]:
-        """Against other threads, and other processes: of one that dies the kernel takes the lock away (flock(2))."""
-        with self._lock:
-            if fd is not None:
-                fcntl.flock(fd, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                if fd is not None:
-                    fcntl.flock(fd, fcntl.LOCK_UN)
 
     def _pwrite(self, fd: int, piece: memoryview) -> None:
         at = self.offset % self._size
