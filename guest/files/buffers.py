@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import threading
 
-_KEPT = 4
+_KEPT = 8 * 1024 * 1024  # bytes in all
 
-_LARGEST = 5 * 1024 * 1024  # bytes: of a chunk; what is read whole is rare
+# Bytes: what is smaller comes from the heap; of what is larger, chunks are not, and what is read whole is rare.
+_SMALLEST = 128 * 1024
+_LARGEST = 5 * 1024 * 1024
 
 
 class BufferPool:
@@ -19,9 +21,11 @@ class BufferPool:
 
     def take(self, size: int) -> bytearray:
         """A buffer of that size, of whatever content."""
-        with self._lock:
-            if self._free and len(self._free[-1]) == size:
-                return self._free.pop()
+        if size >= _SMALLEST:
+            with self._lock:
+                if self._free and len(self._free[-1]) == size:
+                    return self._free.pop()
+                self._free.clear()  # before there is more
         return bytearray(size)
 
     def clear(self) -> None:
@@ -31,10 +35,12 @@ class BufferPool:
 
     def give(self, buffer: bytearray) -> None:
         """Nobody uses the buffer any more."""
+        if not _SMALLEST <= len(buffer) <= _LARGEST:
+            return
         with self._lock:
             if self._free and len(self._free[-1]) != len(buffer):
                 self._free.clear()
-            if len(self._free) < _KEPT and len(buffer) <= _LARGEST:
+            if (len(self._free) + 1) * len(buffer) <= _KEPT:
                 self._free.append(buffer)
 
 

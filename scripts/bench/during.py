@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Callable, Iterator
 
 from host.client import VirtioRPCClient
+from scripts.bench.agent import Agent
 from scripts.bench.bench import MB, Bench, megabytes
+from scripts.bench.movers import AGENT
 from scripts.bench.report import Check, Row, Table
 from scripts.bench.rounds import Sample, column, interleave, percentile
 from vsrpc.v1.system_vsrpc import SystemStub
@@ -31,6 +33,8 @@ def run(bench: Bench) -> list[Table]:
     """One table."""
     local = bench.source(SIZE)
     pings: dict[str, list[float]] = {IDLE: [], SPACED: [], UPLOAD: [], DOWNLOAD: []}
+    if bench.peers is not None:
+        pings.update({_beside(direction): [] for direction in (UPLOAD, DOWNLOAD)})
     with VirtioRPCClient(bench.place.target) as client:
         client.chunked_upload_file(str(local), bench.path("source"))
     turns: list[tuple[str, Callable[[], Sample]]] = [
@@ -40,6 +44,9 @@ def run(bench: Bench) -> list[Table]:
     for direction in (UPLOAD, DOWNLOAD):
         turns.append((f"{direction} alone", partial(_transfers, bench, direction, local, None)))
         turns.append((f"{direction} with pings", partial(_transfers, bench, direction, local, pings[direction])))
+        if bench.peers is not None:
+            times = pings[_beside(direction)]
+            turns.append((_beside(direction), partial(_transfers, bench, direction, local, times, bench.peers.agent)))
     # A round that does not count, as an emulator translates what is run for the first time.
     _one_after_another(bench, [])
     for direction in (UPLOAD, DOWNLOAD):
@@ -49,6 +56,11 @@ def run(bench: Bench) -> list[Table]:
     rows = [*_rows(bench, pings, found), bench.daemon_peak("pings and transfers")]
     bench.place.settle(bench.path("source"), bench.path("target"))
     return [Table("pings during a transfer", rows, _notes(pings))]
+
+
+def _beside(direction: str) -> str:
+    """The pings of qemu-ga, on a port of its own: what an answer of this guest takes at best beside a transfer."""
+    return f"{AGENT} beside the {direction}"
 
 
 def _notes(pings: dict[str, list[float]]) -> list[str]:
@@ -90,18 +102,25 @@ def _one_after_another(bench: Bench, pings: list[float]) -> Sample:
 
 
 def _spaced(bench: Bench, pings: list[float]) -> Sample:
-    with VirtioRPCClient(bench.place.target) as client, _pinging(client, pings):
+    with VirtioRPCClient(bench.place.target) as client, _pinging(SystemStub(client.channel).Ping, pings):
         time.sleep(IDLE_SECONDS)
     return {}
 
 
-def _transfers(bench: Bench, direction: str, local: Path, pings: list[float] | None) -> Sample:
-    """MB/s of a few transfers; with pings, unless there is nowhere to put their times."""
+def _transfers(
+    bench: Bench, direction: str, local: Path, pings: list[float] | None, agent: Agent | None = None
+) -> Sample:
+    """MB/s of a few transfers; with pings, of the channel or of the agent, if there is where to put their times."""
     seconds, target = 0.0, bench.work / "target"
     with VirtioRPCClient(bench.place.target) as client:
         for _ in range(TRANSFERS):
             bench.place.settle(bench.path("target"))
-            with nullcontext() if pings is None else _pinging(client, pings):
+            with ExitStack() as stack:
+                if pings is not None:
+                    ping: Callable[[], object] = SystemStub(client.channel).Ping
+                    if agent is not None:
+                        ping = partial(stack.enter_context(agent.session()).call, "guest-ping")
+                    stack.enter_context(_pinging(ping, pings))
                 started = time.perf_counter()
                 if direction == UPLOAD:
                     client.chunked_upload_file(str(local), bench.path("target"))
@@ -113,9 +132,9 @@ def _transfers(bench: Bench, direction: str, local: Path, pings: list[float] | N
 
 
 @contextmanager
-def _pinging(client: VirtioRPCClient, times: list[float]) -> Iterator[None]:
+def _pinging(ping: Callable[[], object], times: list[float]) -> Iterator[None]:
     """Ping in a thread of its own for the time of the block; a ping that fails makes the block fail."""
-    ping, over = SystemStub(client.channel).Ping, threading.Event()
+    over = threading.Event()
 
     def work() -> None:
         while not over.wait(PING_EVERY):
