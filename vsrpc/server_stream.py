@@ -158,7 +158,7 @@ class ServerStream:
         return ServerSession(self._server, self._transport, self._connection, self._outbox, in_order=in_order)
 
     def _receive(self) -> bool:
-        """Receive once and handle what is complete; False when the peer has gone."""
+        """Receive, all acknowledgements that come first, and handle what is complete; False when the peer has gone."""
         deadline = self._session.next_deadline()
         if deadline.expired:
             self._session.expire()

@@ -78,7 +78,7 @@ class Output(Protocol):
         """When to look at `has_room` anew, if nothing happens before."""
 
     def read(self, limit: int = ...) -> None:
-        """Take what is there, without waiting."""
+        """Take what is there, without waiting, at most about `limit` bytes; of a terminal perhaps less."""
 
     def add(self, piece: bytes) -> None:
         """Write bytes of our own."""

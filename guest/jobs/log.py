@@ -17,7 +17,7 @@ from vsrpc.deadline import Deadline
 PIPE_SIZE = 1024 * 1024
 """Bytes that a job may be ahead of us: what a pipe may have without privileges (pipe(7)). Fewer, larger moves."""
 
-_PIECE = 64 * 1024  # bytes read at a time where they must be copied
+_PIECE = 64 * 1024  # bytes that are moved at a time where they must be copied
 _TERMINAL_PIECE = 8 * 1024  # the same from a terminal, which gives some 4 KiB
 _TERMINAL_SIZE = 256 * 1024  # bytes: more than the kernel keeps between the ends of one (TTYB_DEFAULT_MEM_LIMIT)
 _F_SETPIPE_SZ = 1031  # linux/fcntl.h; in the fcntl module since Python 3.10
@@ -57,7 +57,6 @@ class OutputLog:
         self.writer = os.dup(follower)
         os.set_blocking(self.reader, False)
         self._is_terminal = True
-        self._can_splice = False  # terminals cannot
 
     # -- for readers
 
@@ -94,7 +93,8 @@ class OutputLog:
     def read(self, limit: int = PIPE_SIZE) -> None:
         """Move what is in the pipe here, about `limit` bytes at most; sets `ended` when no writer is left."""
         if self._is_terminal:
-            self._read_terminal(limit)
+            # What fills a terminal as fast as it is emptied must not keep its job from the keys that are to end that.
+            self._read_terminal(min(limit, _PIECE))
             return
         taken, there = 0, -1
         while there and taken < limit and not self.ended and self.reader >= 0:

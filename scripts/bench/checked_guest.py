@@ -1,9 +1,10 @@
 """The guest's end of the checked reference: a file across the port with what vsrpc promises of each, and nothing else.
 
 It moves chunks, each after a record with its size and its CRC-32. As in vsrpc, who sends a chunk looks whether it
-contains the marker of a new session, and who receives one in the guest looks for that; output keeps within a window of
-which the host acknowledges each half; an upload is answered chunk by chunk, of which a few are under way, and synced to
-its disk at the end. There are no calls, no HTTP, no protobuf, no paths to judge, no client that could be another.
+contains the marker of a new session, and who receives one looks for that; output keeps within a window of which the
+host acknowledges each half; an upload is answered chunk by chunk, of which two are under way; a file is on its disk
+before it is said to be there. There are no calls, no HTTP, no protobuf, no paths to judge, no client that could be
+another.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import Callable, NamedTuple, Optional
 from scripts.bench.raw_guest import READ_BLOCK, READ_SLICE, WRITE_SLICE, Port, Ring, cut, record
 
 CHUNK = 2 << 20
-UNDER_WAY = 4  # chunks of an upload without an answer
+UNDER_WAY = 2  # chunks of an upload without an answer
 ACK = b"\x06"
-MARKER = bytes.fromhex("165696d6d69656d69696d65656d6d696")
+MAGIC = bytes.fromhex("165696d6d69656d69696d65656d6d696")  # not in what the host sends
+MARK = b"HTTP/1.1 100 Continue\r\nvsrpc-sync: "  # not in what the guest sends
 
 
 class Chunk(NamedTuple):
@@ -75,35 +77,46 @@ class Reader:
             self._acknowledge(ACK * halves)
 
 
-def check_clean(buffer: memoryview, start: int, end: int) -> None:
+def check_clean(buffer: memoryview, start: int, end: int, marker: bytes) -> None:
     """Look for the marker there, in a buffer of a Ring."""
     whole = buffer.obj
     assert isinstance(whole, bytearray)
-    if whole.find(MARKER, start, end) >= 0:
+    if whole.find(marker, start, end) >= 0:
         raise RuntimeError("the file contains the marker: this reference moves only what is random")
 
 
-def keep(ring: Ring, chunks: Chunks, fd: int, answer: Callable[[], object] = lambda: None) -> Callable[[], None]:
-    """Check and write, in a thread of its own, the chunks that come; what is returned waits until None came."""
-    failures: list[str] = []
+def keep(
+    ring: Ring, chunks: Chunks, fd: int, marker: bytes = b"", answer: Callable[[], object] = lambda: None
+) -> Callable[[], None]:
+    """Check and write, in a thread of its own, the chunks that come, looking for a marker if one is given; what is
+    returned waits until None came, and raises what failed."""
+    failures: list[Exception] = []
 
     def work() -> None:
         while True:
             chunk = chunks.get()
             if chunk is None:
                 return
-            content = chunk.buffer[: chunk.count]
-            if zlib.crc32(content) != chunk.crc32:
-                failures.append("a chunk is damaged")
-            while content:
-                content = content[os.write(fd, content) :]
+            try:
+                store(chunk)
+            except Exception as failure:
+                failures.append(failure)
             ring.give(chunk.buffer, chunk.count)
             answer()
+
+    def store(chunk: Chunk) -> None:
+        content = chunk.buffer[: chunk.count]
+        if marker:
+            check_clean(chunk.buffer, 0, chunk.count, marker)
+        if zlib.crc32(content) != chunk.crc32:
+            raise RuntimeError("a chunk is damaged")
+        while content:
+            content = content[os.write(fd, content) :]
 
     def join() -> None:
         thread.join()
         if failures:
-            raise RuntimeError(failures[0])
+            raise failures[0]
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -120,7 +133,7 @@ def send(port: Port, path: str, window: int, md5: bool) -> None:
         for offset in range(0, size, CHUNK):
             buffer = ring.take()
             count = os.preadv(fd, [buffer], offset)
-            check_clean(buffer, 0, count)
+            check_clean(buffer, 0, count, MARK)
             ready.put(Chunk(buffer, count, zlib.crc32(buffer[:count])))
 
     threading.Thread(target=prepare, daemon=True).start()
@@ -149,7 +162,7 @@ def receive(port: Port, path: str, size: int, md5: bool) -> None:
     ring, fd = Ring(CHUNK, md5, UNDER_WAY + 1), os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     chunks: Chunks = queue.SimpleQueue()
     written = memoryview(record({"written": True}))
-    join = keep(ring, chunks, fd, lambda: port.write([written]))
+    join = keep(ring, chunks, fd, answer=lambda: port.write([written]))
     slices: dict[int, list[memoryview]] = {}
     left = size
     while left:
@@ -163,7 +176,7 @@ def receive(port: Port, path: str, size: int, md5: bool) -> None:
             if rest or done + READ_BLOCK > head["size"]:
                 some = cut(buffer[done : min(done + READ_BLOCK, head["size"])], READ_SLICE)
             count = port.read_into(some)
-            check_clean(buffer, done, done + count)
+            check_clean(buffer, done, done + count, MAGIC)
             done += count
         chunks.put(Chunk(buffer, head["size"], head["crc32"]))
         left -= head["size"]

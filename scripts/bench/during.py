@@ -66,7 +66,8 @@ def _beside(direction: str) -> str:
 def _notes(pings: dict[str, list[float]]) -> list[str]:
     counts = "; ".join(f"{name} {len(times)}" for name, times in pings.items())
     return [
-        f"a ping {1000 * PING_EVERY:.0f} ms after the one before, on the channel of the transfer of {megabytes(SIZE)}",
+        f"a ping {1000 * PING_EVERY:.0f} ms after the one before, on the channel of a transfer of {megabytes(SIZE)}",
+        "(qemu-ga's on a port of its own: what an answer from this guest takes at best there)",
         f"percentiles are those of the pings of all rounds: {counts}",
     ]
 

@@ -25,6 +25,7 @@ OUTPUT_RATIO, KEY_RATIO = 2.0, 3.0  # to a ping's p50
 SHARE = 0.9  # of what upload and download move
 SIZE = 100 * MB
 PING, OUTPUT = "ping", "a byte of output"
+TOLD = "half of that program's echo"
 THROUGH, KEY = "a byte to `cat` and back", "a key, echoed by a terminal"
 TTY = Terminal(rows=24, columns=80)
 UPLOAD, DOWNLOAD, COPY, STREAM = "upload", "download", "cp", "exec"
@@ -43,7 +44,7 @@ def _delays(bench: Bench) -> Table:
     if bench.peers is not None and isinstance(bench.place, VMPlace):
         turns.append((OUTPUT, partial(_output, bench, bench.place.vm)))
         notes.append(f"{OUTPUT}: which the raw port's program, as a job, writes when it is told to over another port,")
-        notes.append("from when it is told until it is here, less half of that program's echo")
+        notes.append("from when it is told until it is here, less half of that program's echo, which tells it")
     found = interleave("bytes of jobs", turns, bench.rounds, warm_up=True)
     table = Table("delays of jobs", [], notes)
     for which in ("p50", "p99"):
@@ -52,6 +53,8 @@ def _delays(bench: Bench) -> Table:
             if name in rows:
                 rows[name].compare(rows[PING], bench.goal("<=", ratio) if ratio and which == "p50" else None)
         table.rows += rows.values()
+    if OUTPUT in found:
+        table.rows.append(Row("p50", TOLD, "ms", column(found[OUTPUT], "told")))
     return table
 
 
@@ -112,7 +115,7 @@ def _bytes(
     told = telling()
     stub.Forget(JobForgetRequest(job_id=job, kill=True))
     del times[0]
-    return {"p50": percentile(times, 50) - told, "p99": percentile(times, 99) - told}
+    return {"p50": percentile(times, 50) - told, "p99": percentile(times, 99) - told, "told": told}
 
 
 def _streams(bench: Bench) -> Table:

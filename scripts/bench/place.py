@@ -140,9 +140,12 @@ def vm_place(name: str) -> Iterator[VMPlace]:
     ours = not vm.running
     try:
         vm.start(ssh=True, wait_daemon=True)
-        # A job that tells when it writes must be any program.
-        allow = f"sed -i 's/^  login_shell: false/  login_shell: true/' {CONFIG} && systemctl restart vsrpc-guest"
-        vm.ga.check(["/bin/sh", "-c", allow], timeout=120)
+        # For section jobs, of which one job must be any program.
+        allow = (
+            f"sed -i 's/^  login_shell: false/  login_shell: true/' {CONFIG} && grep '^  login_shell: true' {CONFIG}"
+        )
+        vm.ga.check(["/bin/sh", "-c", f"{allow} && systemctl restart vsrpc-guest"], timeout=120)
+        vm.wait_daemon()
         yield VMPlace(vm)
     finally:
         if ours:

@@ -1,4 +1,5 @@
-"""The host's end of the raw reference (see raw_guest.py): the least that moves a file across a port, and an echo."""
+"""The host's end of the raw reference, the least that moves a file across a port (raw_guest.py), and an echo; and of
+the checked one, the least that does so with what vsrpc promises (checked_guest.py)."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Iterator
 
-from scripts.bench.checked_guest import CHUNK, UNDER_WAY, Chunk, Chunks, Reader, check_clean, keep
+from scripts.bench.checked_guest import CHUNK, MAGIC, MARK, UNDER_WAY, Chunk, Chunks, Reader, check_clean, keep
 from scripts.bench.raw_guest import RECORD, Ring, record
 from scripts.vm import VM
 from vsrpc.link import socket_window
@@ -110,7 +111,7 @@ class RawPort:
                 count = source.readinto(buffer)
                 if not count:
                     break
-                check_clean(buffer, 0, count)
+                check_clean(buffer, 0, count, MAGIC)
                 if under_way == UNDER_WAY:
                     self._read_record()
                     under_way -= 1
@@ -124,14 +125,14 @@ class RawPort:
         self._check_md5(ring)
 
     def download_checked(self, remote: str, local: Path, md5: bool) -> None:
-        """As vsrpc's are; returns when the local file is closed."""
+        """As vsrpc's are; returns when the local file is on its disk."""
         window = socket_window()
         ring = Ring(CHUNK, md5, 3)
         self._request(op="send checked", path=remote, window=window, md5=md5)
         left = int(self._read_record()["size"])
         fd = os.open(local, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         chunks: Chunks = queue.SimpleQueue()
-        join = keep(ring, chunks, fd)
+        join = keep(ring, chunks, fd, MARK)
         reader = Reader(window, self._socket.sendall)
         while left:
             head = self._read_record()
@@ -147,6 +148,7 @@ class RawPort:
             left -= head["size"]
         chunks.put(None)
         join()
+        os.fsync(fd)
         os.close(fd)
         self._check_md5(ring)
 

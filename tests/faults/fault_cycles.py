@@ -62,9 +62,9 @@ class Soak:
         self._tokens: dict[str, str] = {}  # what was to be done once → how that ended, as far as its caller knows
         self._content = self._random.randbytes(BIG)
         self._big = f"{place.effects}/big-{self._name}"
-        self._victims = Victims()
         with self._channel() as channel:
             FileStub(channel).Upload(UploadRequest(path=self._big, content=self._content), timeout=CALL)
+        self._victims = Victims()
 
     def __enter__(self) -> Soak:
         return self

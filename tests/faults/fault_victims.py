@@ -13,14 +13,17 @@ import socket
 import subprocess
 import sys
 import traceback
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+_PATIENCE = 30.0  # seconds that a victim waits for the guest: longer than any healing takes
 _READ = 1 << 18
 _ACK = b"\x06"
+_MAKE = b"f"  # a victim; what comes after it is for that
 
 
 class Send(NamedTuple):
-    """Send `data`, so many bytes at a time (0: all at once), giving up after `patience` seconds if that is not None."""
+    """Send `data`, so many bytes at a time (0: all at once); with `patience`, what can be sent until nothing more can
+    for so many seconds."""
 
     data: bytes
     step: int = 0
@@ -52,7 +55,7 @@ class Victims:
 
         Returns what ended it: SIGKILL, or something else if it did not come to that.
         """
-        self._control.sendall(b"f")
+        self._control.sendall(_MAKE)
         socket.send_fds(self._control, [b"s"], [sock.fileno()])
         sock.close()
         pickle_of = pickle.dumps([tuple(each) for each in steps])
@@ -60,15 +63,16 @@ class Victims:
         return int.from_bytes(self._answers.read(4), "big")
 
     def close(self) -> None:
-        """End the process that makes them."""
+        """End the process that makes them; a victim that still waits ends by itself."""
         self._answers.close()
         self._control.close()
+        self._process.kill()
         self._process.wait()
 
 
 def _make(control: socket.socket) -> None:
-    """Make one process for each byte that comes; it alone gets the socket."""
-    while control.recv(1):
+    """Make victims; each gets its socket by itself, so that nobody else has it."""
+    while control.recv(1) == _MAKE:
         process = os.fork()
         if process == 0:
             try:
@@ -94,7 +98,7 @@ def _live(control: socket.socket) -> None:
 
 
 def _send(sock: socket.socket, data: bytes, step: int, patience: float | None) -> None:
-    sock.settimeout(patience)
+    sock.settimeout(_PATIENCE if patience is None else patience)
     try:
         for start in range(0, len(data), step or len(data) or 1):
             sock.sendall(data[start : start + (step or len(data))])
@@ -104,7 +108,7 @@ def _send(sock: socket.socket, data: bytes, step: int, patience: float | None) -
 
 
 def _read(sock: socket.socket, count: int, received: int, half: int) -> None:
-    sock.settimeout(None)
+    sock.settimeout(_PATIENCE)
     buffer = bytearray(_READ)
     acknowledged = received // half
     while count > 0:
@@ -120,5 +124,4 @@ def _read(sock: socket.socket, count: int, received: int, half: int) -> None:
 
 
 if __name__ == "__main__":
-    arguments: Any = sys.argv
-    _make(socket.socket(fileno=int(arguments[1])))
+    _make(socket.socket(fileno=int(sys.argv[1])))

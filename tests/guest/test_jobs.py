@@ -446,6 +446,13 @@ def test_a_job_waits_for_a_slow_reader(guest: Guest) -> None:
     assert (out == content, ended.stdout_size) == (True, len(content))
 
 
+def test_a_terminal_waits_for_a_slow_reader(guest: Guest) -> None:
+    command = "head -c 300000 /dev/zero | tr '\\0' x"
+    info = guest.start(command, log_size=64 * 1024, hold_output=True, terminal=pb.Terminal())
+    out, _, ended = guest.output(info.job_id)
+    assert (out == b"x" * 300_000, ended.stdout_size) == (True, 300_000)
+
+
 def test_a_job_that_nobody_reads_any_more_does_not_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(memory, "ATTENTION", 0.2)
     guest = Guest(tmp_path)

@@ -13,6 +13,7 @@ from runtime_world import EXEC, PortEnd, PortListener, RawClient, World
 
 import vsrpc.deadline
 import vsrpc.outbox
+from vsrpc.context import ServicerContext
 from vsrpc.hello import MESSAGE_COST
 from vsrpc.outbox import Outbox
 from vsrpc.transports import Transport, TransportClosed, TransportError, TransportTimeout
@@ -399,3 +400,45 @@ def test_a_raw_clients_odd_windows_are_none(make_world: MakeWorld) -> None:
         assert peer.begin_session(window).headers.get("vsrpc-window") is None
         peer.rpc(EXEC, {"command": "x" * LARGE})
         assert peer.response().status == 200
+
+
+def test_deadlines_are_kept_while_acknowledgements_come(make_world: MakeWorld) -> None:
+    """They are looked at in a loop of their own."""
+    world = make_world(PortListener(capacity=1 << 20))
+    never = threading.Event()
+
+    def answer(request: ExecRequest, context: ServicerContext) -> ExecResponse:
+        if request.command:
+            never.wait(20)
+        return ExecResponse(stdout=b"x" * 2_000_000)
+
+    world.handlers.set("Exec", answer)
+    peer = world.peer()
+    peer.begin_session(window=65536)
+    peer.rpc(EXEC, {"command": "wait"}, x_request_id="waits", connect_timeout_ms="300")
+    peer.rpc(EXEC, x_request_id="large")
+    replies: list[Response] = []
+
+    def read() -> None:
+        replies.extend(peer.response() for _ in range(2))
+
+    reading = Beside(read)
+    eventually(lambda: peer.send(ACK) or reading.ended, "all has come, although it is only acknowledged slowly")
+    never.set()
+    assert {reply.headers.get("x-request-id"): reply.status for reply in replies} == {"waits": 504, "large": 200}
+
+
+def test_a_request_right_behind_acknowledgements(make_world: MakeWorld) -> None:
+    world = make_world(PortListener(capacity=1 << 20))
+    world.handlers.set("Exec", lambda request, context: ExecResponse(stdout=b"x" * int(request.command)))
+    peer = world.peer()
+    peer.begin_session(window=65536)
+    peer.rpc(EXEC, {"command": "150000"}, x_request_id="first")
+    replies: list[Response] = []
+    reading = Beside(lambda: replies.append(peer.response()))
+    eventually(lambda: peer.send(ACK) or reading.ended, "the first is here")
+    peer.send(ACK * 3)
+    peer.send(ACK)
+    peer.rpc(EXEC, {"command": "10"}, x_request_id="second")
+    replies.append(peer.response())
+    assert [reply.headers.get("x-request-id") for reply in replies] == ["first", "second"]

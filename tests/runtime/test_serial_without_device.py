@@ -14,8 +14,9 @@ from typing import Any, Iterator
 import pytest
 from runtime_threads import Beside, descriptors, eventually
 
-from vsrpc.transports import TransportClosed, listener, serial
-from vsrpc.transports.serial_port import KeptNumber
+from vsrpc.transports import TransportClosed, listener, serial, serial_port
+from vsrpc.transports.serial_port import KeptNumber, device_of
+from vsrpc.transports.serial_transport import _Pages
 
 
 @pytest.fixture
@@ -138,3 +139,32 @@ def test_where_nothing_can_be_kept_nothing_fails(tmp_path: Path) -> None:
     kept.set(1)
     assert kept.get() == 0
     kept.close()
+
+
+def test_a_body_is_let_go_of_by_what_is_read_after_it() -> None:
+    pages, body = _Pages(65536), bytearray(1 << 20)
+    assert len(pages.of(memoryview(body), True)) == 16
+    with pytest.raises(BufferError):
+        body.append(0)
+    pages.of(memoryview(bytearray(4096)), False)
+    body.append(0)  # nobody has a view of it any more
+
+
+def test_a_port_is_found_before_udev_has_made_its_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    links, ports = tmp_path / "links", tmp_path / "ports"
+    for name, where in (("_LINKS", links), ("_PORTS", ports), ("_DEVICES", tmp_path)):
+        monkeypatch.setattr(serial_port, name, str(where))
+    wanted = str(links / "com.example.0")
+    assert device_of(wanted) == wanted, "nothing is there at all"
+    for device, name in (("vport1p1", "com.example.1\n"), ("vport2p1", "com.example.0\n")):
+        (ports / device).mkdir(parents=True)
+        (ports / device / "name").write_text(name)
+    (ports / "vport3p0").mkdir()  # a console, which has no name
+    links.mkdir()
+    assert device_of(wanted) == f"{tmp_path}/vport2p1"
+    (links / "com.example.0").symlink_to("../vport9p9")
+    assert device_of(wanted) == f"{tmp_path}/vport2p1", "the link is an old one"
+    assert device_of(str(links / "com.example.7")) == str(links / "com.example.7")
+    assert device_of("/dev/vport7p7") == "/dev/vport7p7"
+    (tmp_path / "vport9p9").touch()
+    assert device_of(wanted) == wanted

@@ -49,7 +49,7 @@ _REBIND_AT = DESCRIPTORS * 3 // 4
 _REBIND_IDLE = 10.0
 
 # How often, and for how long, a port is looked for whose driver was just bound anew: somebody may wait for it. Seconds.
-_SOON_INTERVAL = 0.02
+_SOON_INTERVAL = 0.005
 _SOON = 5.0
 
 _ABSENT = (errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.EBUSY)

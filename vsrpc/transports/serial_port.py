@@ -25,6 +25,8 @@ MAX_READ_SLICES = 64
 
 
 _MEMORY = "/run/vsrpc-guest"  # a file system that a reboot empties
+_LINKS = "/dev/virtio-ports"
+_DEVICES = "/dev"
 _PORTS = "/sys/class/virtio-ports"
 _DRIVER = "/sys/bus/virtio/drivers/virtio_console"
 
@@ -126,15 +128,33 @@ class KeptNumber:
 def rebind_driver(path: str) -> None:
     """Unbind virtio_console from the device of the port at `path`, and bind it again: all ports of that device go, and
     come back as new. Nobody may have the port open. Raises OSError."""
-    device = os.path.basename(os.path.realpath(f"{_PORTS}/{os.path.basename(os.path.realpath(path))}/device"))
+    port = os.path.basename(os.path.realpath(device_of(path)))
+    device = os.path.basename(os.path.realpath(f"{_PORTS}/{port}/device"))
     for action in ("unbind", "bind"):
         with open(f"{_DRIVER}/{action}", "w", encoding="ascii") as file:
             file.write(device)
 
 
+def device_of(path: str) -> str:
+    """The device of a port that is given by udev's link; any other path is itself.
+
+    udev makes and changes links up to a tenth of a second after the kernel its devices (measured on Debian 12), and
+    somebody may wait for the port. Where there is no udev, there never is a link.
+    """
+    directory, name = os.path.split(path)
+    if directory == _LINKS and not os.path.exists(path):
+        with contextlib.suppress(OSError):
+            for device in os.listdir(_PORTS):
+                with contextlib.suppress(OSError), open(f"{_PORTS}/{device}/name", encoding="utf-8") as file:
+                    if file.read().rstrip("\n") == name:
+                        return f"{_DEVICES}/{device}"
+    return path
+
+
 def open_port(path: str) -> DevicePort:
     """Open the port at `path`. Raises OSError: ENOENT, ENXIO, ENODEV where it is not there, EBUSY where another process
     has it open, ENOTTY for what is no port."""
+    path = device_of(path)
     if not stat.S_ISCHR(os.stat(path).st_mode):
         raise OSError(errno.ENOTTY, "not a character device, so not a virtio-serial port", path)
     fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)

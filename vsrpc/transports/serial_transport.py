@@ -46,6 +46,8 @@ class _Pages:
     def of(self, buffer: memoryview, bulk: bool) -> list[memoryview]:
         """The first pages of a buffer; of what comes in small pieces, one."""
         if not bulk:
+            if buffer.obj is not self._whole:
+                self._whole, self._slices = None, []  # they would keep somebody's body
             return [buffer[: self._page]]
         used, rest = divmod(self._left - len(buffer), READ_SLICE)
         fresh = self._slices[used:] if used >= 0 and not rest and buffer.obj is self._whole else []
@@ -111,7 +113,7 @@ class SerialTransport:
         return self._listener.lost_output
 
     def recv_into(self, buffer: memoryview, timeout: float | None = None) -> int:
-        deadline: Deadline | None = None
+        deadline = Deadline(timeout)
         with self._usage:
             if self._first:
                 count = min(len(buffer), len(self._first))
@@ -128,7 +130,6 @@ class SerialTransport:
                     if received:
                         return received
                     self._arrived = True
-                    deadline = deadline or Deadline(timeout)
                     if not self._listener.wait_edge(poll_time(deadline)) and deadline.expired:
                         raise TransportTimeout(f"{self._peer}: nothing received in time") from None
                     self._usage.check()
