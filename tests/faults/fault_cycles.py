@@ -35,6 +35,7 @@ from vsrpc.v1.system_vsrpc import SystemStub
 from vsrpc.wire import MAGIC, NONCE_SIZE
 
 BIG = 3_000_000
+_AFTERMATH = 0.03  # seconds that the guest is busy after a command: its log, its journal. No matter of the next fault
 CALL = 60.0  # seconds that a call has: longer than any healing takes
 _SOURCE = Path(__file__).resolve().parents[2] / "vsrpc" / "wire" / "sync.py"
 
@@ -135,10 +136,11 @@ class Soak:
                 f"{each.seconds:.2f} s {each.message or 'answered'}" for each in channel.beginning.attempts
             )
             self.report.slowest = max(self.report.slowest, (seconds, f"{seconds:.2f} s after {kind}: {attempts}"))
-            if self._random.random() < 0.3:
-                self._effect(channel)
-            if self._random.random() < 0.3:
-                self._read(channel)
+            checks = [check for check in (self._effect, self._read) if self._random.random() < 0.3]
+            for check in checks:
+                check(channel)
+        if checks:
+            time.sleep(_AFTERMATH)
 
     def verify(self) -> None:
         """Count what was really done."""

@@ -1,6 +1,6 @@
 """make soak: many cycles of faults, at a simulated port or a VM's, with what came of them.
 
-    python tests/faults/soak.py [--place sim|vm] [--cycles N] [--seed S] [--kinds NAME,NAME…]
+    python tests/faults/soak.py [--place sim|vm] [--cycles N] [--seed S] [--kinds NAME[=WEIGHT],NAME…]
 
 Prints how often each fault was made, how the calls under way ended, how long the next client took from its connect to
 its first answer, and what was wrong; exits non-zero if anything was.
@@ -136,25 +136,39 @@ def main() -> int:
     parser.add_argument("--place", choices=["sim", "vm"], default="sim")
     parser.add_argument("--cycles", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
-    parser.add_argument("--kinds", help=f"only these, of {', '.join(KINDS)}")
+    parser.add_argument(
+        "--kinds",
+        type=_kinds,
+        default=WEIGHTS,
+        metavar="NAME[=WEIGHT],NAME…",
+        help=f"only these, as often as WEIGHT says: {', '.join(KINDS)}",
+    )
     options = parser.parse_args()
-    kinds = WEIGHTS
-    if options.kinds:
-        unknown = set(options.kinds.split(",")) - set(KINDS)
-        if unknown:
-            parser.error(f"--kinds: no such fault: {', '.join(sorted(unknown))}")
-        kinds = {kind: WEIGHTS[kind] for kind in options.kinds.split(",")}
     print(f"{options.cycles} cycles at the {options.place}, seed {options.seed}", flush=True)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="vsrpc-soak-") as directory:
         os.environ["VSRPC_LOCK_DIR"] = directory
         if options.place == "sim":
             with SimulatedPlace(Path(directory)) as place:
-                outcome = soak(place, options.cycles, options.seed, kinds, _SETTLE)
+                outcome = soak(place, options.cycles, options.seed, options.kinds, _SETTLE)
         else:
-            outcome = _at_vm(options.cycles, options.seed, kinds)
+            outcome = _at_vm(options.cycles, options.seed, options.kinds)
     print(text(outcome, time.monotonic() - begun))
     return 1 if outcome.report.wrong else 0
+
+
+def _kinds(text: str) -> dict[str, float]:
+    """The faults that are to happen, and their weights."""
+    kinds = {}
+    for each in text.split(","):
+        name, _, weight = each.partition("=")
+        if name not in KINDS:
+            raise argparse.ArgumentTypeError(f"no such fault: {name}")
+        try:
+            kinds[name] = float(weight) if weight else WEIGHTS[name]
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"the weight of {name} is no number: {weight!r}") from None
+    return kinds
 
 
 def _at_vm(cycles: int, seed: int, kinds: dict[str, float]) -> Outcome:
