@@ -78,8 +78,8 @@ peers: setup-peers ## Official Connect clients, the conformance suite, curl: on 
 fuzz: setup-fuzz ## Fuzz the HTTP parser for a minute, or SECONDS=N; REPLAY=FILE: show a finding again
 	@$(PY) tests/fuzz/fuzz_wire.py $(if $(REPLAY),--replay $(REPLAY),--seconds $(SECONDS))
 
-soak: setup ## Break the link N times at a simulated port (PLACE=vm: at a VM's) and report what came of it; SEED=…
-	@$(PY) tests/faults/soak.py --place $(PLACE) --cycles $(N) $(if $(SEED),--seed $(SEED))
+soak: setup ## Break the link N times at a simulated port (PLACE=vm: at a VM's) and report what came of it; SEED=… KINDS=…
+	@$(PY) tests/faults/soak.py --place $(PLACE) --cycles $(N) $(if $(SEED),--seed $(SEED)) $(if $(KINDS),--kinds $(KINDS))
 
 bench: setup ## Compare with a raw port, qemu-ga and ssh on a VM; QUICK=1: small files; ONLY=latency,…; ROUNDS=N
 	@$(PY) scripts/bench $(BENCH_OPTIONS)
