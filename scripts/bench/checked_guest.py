@@ -89,7 +89,7 @@ def keep(
     ring: Ring, chunks: Chunks, fd: int, marker: bytes = b"", answer: Callable[[], object] = lambda: None
 ) -> Callable[[], None]:
     """Check and write, in a thread of its own, the chunks that come, looking for a marker if one is given; what is
-    returned waits until None came, and raises what failed."""
+    returned waits until all are on the disk, closes the file, and raises what failed."""
     failures: list[Exception] = []
 
     def work() -> None:
@@ -113,14 +113,17 @@ def keep(
         while content:
             content = content[os.write(fd, content) :]
 
-    def join() -> None:
+    def finish() -> None:
+        chunks.put(None)
         thread.join()
+        os.fsync(fd)
+        os.close(fd)
         if failures:
             raise failures[0]
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    return join
+    return finish
 
 
 def send(port: Port, path: str, window: int, md5: bool) -> None:
@@ -162,7 +165,7 @@ def receive(port: Port, path: str, size: int, md5: bool) -> None:
     ring, fd = Ring(CHUNK, md5, UNDER_WAY + 1), os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     chunks: Chunks = queue.SimpleQueue()
     written = memoryview(record({"written": True}))
-    join = keep(ring, chunks, fd, answer=lambda: port.write([written]))
+    finish = keep(ring, chunks, fd, answer=lambda: port.write([written]))
     slices: dict[int, list[memoryview]] = {}
     left = size
     while left:
@@ -180,8 +183,5 @@ def receive(port: Port, path: str, size: int, md5: bool) -> None:
             done += count
         chunks.put(Chunk(buffer, head["size"], head["crc32"]))
         left -= head["size"]
-    chunks.put(None)
-    join()
-    os.fsync(fd)
-    os.close(fd)
+    finish()
     port.write([memoryview(record({"md5": ring.digest()}))])

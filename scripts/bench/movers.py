@@ -17,8 +17,7 @@ from scripts.bench.raw import RawPort
 from scripts.bench.ssh import SharedSSH
 from scripts.vm.paths import PROJECT
 
-RAW, REFERENCE, AGENT = "raw port", "raw port + MD5", "qemu-ga"
-CHECKED, CHECKED_MD5 = "checked port", "checked port + MD5"
+RAW, CHECKED, AGENT = "raw port", "checked port", "qemu-ga"
 COPY = "copy + MD5"
 STUBS, CLI, CLI_CRC = "vsrpc stubs", "vsrpc CLI", "vsrpc CLI crc32"
 # Its cost a byte does not depend on the size, and at 5 MB/s a round of 1 GB would last minutes. Down, it is what the
@@ -47,33 +46,20 @@ class Mover(Protocol):
 
 
 class RawMover:
-    """The port with nothing around it."""
+    """The port with nothing around it; or `checked`, with what vsrpc promises of each file: what is left to gain."""
 
-    def __init__(self, port: RawPort, md5: bool) -> None:
-        self.name = REFERENCE if md5 else RAW
-        self._port = port
+    def __init__(self, port: RawPort, md5: bool, checked: bool = False) -> None:
+        self.name = f"{CHECKED if checked else RAW}{' + MD5' if md5 else ''}"
+        self._upload, self._download = port.upload, port.download
+        if checked:
+            self._upload, self._download = port.upload_checked, port.download_checked
         self._md5 = md5
 
     def upload(self, local: Path, remote: str) -> Move:
-        return _here(lambda: self._port.upload(local, remote, self._md5), local)
+        return _here(lambda: self._upload(local, remote, self._md5), local)
 
     def download(self, remote: str, local: Path) -> Move:
-        return _here(lambda: self._port.download(remote, local, self._md5), local)
-
-
-class CheckedMover:
-    """The port with what vsrpc promises of each file, and nothing else: what is left to gain."""
-
-    def __init__(self, port: RawPort, md5: bool) -> None:
-        self.name = CHECKED_MD5 if md5 else CHECKED
-        self._port = port
-        self._md5 = md5
-
-    def upload(self, local: Path, remote: str) -> Move:
-        return _here(lambda: self._port.upload_checked(local, remote, self._md5), local)
-
-    def download(self, remote: str, local: Path) -> Move:
-        return _here(lambda: self._port.download_checked(remote, local, self._md5), local)
+        return _here(lambda: self._download(remote, local, self._md5), local)
 
 
 class StubMover:
@@ -163,7 +149,7 @@ def movers(bench: Bench) -> list[Mover]:
         return [CopyMover(), *ours]
     others: list[Mover] = [AgentMover(peers.agent), ScpMover(peers.ssh)]
     raw = peers.raw
-    least = [RawMover(raw, True), RawMover(raw, False), CheckedMover(raw, True), CheckedMover(raw, False)]
+    least = [RawMover(raw, md5, checked) for checked in (False, True) for md5 in (True, False)]
     return [*least, *ours, *others]
 
 

@@ -42,6 +42,18 @@ def raw_port(vm: VM) -> Iterator[RawPort]:
         yield port
 
 
+def _blocks(local: Path, ring: Ring) -> Iterator[tuple[memoryview, int]]:
+    """A file's content, in buffers of the ring, which has each back when the next is wanted."""
+    with local.open("rb", buffering=0) as source:
+        while True:
+            buffer = ring.take()
+            count = source.readinto(buffer)
+            if not count:
+                return
+            yield buffer, count
+            ring.give(buffer, count)
+
+
 class RawPort:
     """A port with the raw program at its other end, which starts after this. A context manager.
 
@@ -70,14 +82,8 @@ class RawPort:
         """Returns when the guest has closed the file, and both ends have the same size and digest."""
         size, ring = local.stat().st_size, Ring(BLOCK, md5)
         self._request(op="receive", path=remote, size=size, md5=md5)
-        with local.open("rb", buffering=0) as source:
-            while True:
-                buffer = ring.take()
-                count = source.readinto(buffer)
-                if not count:
-                    break
-                self._socket.sendall(buffer[:count])
-                ring.give(buffer, count)
+        for buffer, count in _blocks(local, ring):
+            self._socket.sendall(buffer[:count])
         ours = {"size": size, "md5": ring.digest()}
         theirs = self._read_record()
         if theirs != ours:
@@ -105,21 +111,14 @@ class RawPort:
         size, ring = local.stat().st_size, Ring(CHUNK, md5, 2)
         self._request(op="receive checked", path=remote, size=size, md5=md5)
         under_way = 0
-        with local.open("rb", buffering=0) as source:
-            while True:
-                buffer = ring.take()
-                count = source.readinto(buffer)
-                if not count:
-                    break
-                check_clean(buffer, 0, count, MAGIC)
-                if under_way == UNDER_WAY:
-                    self._read_record()
-                    under_way -= 1
-                head = record({"size": count, "crc32": zlib.crc32(buffer[:count])})
-                self._socket.sendall(head)
-                self._socket.sendall(buffer[:count])
-                under_way += 1
-                ring.give(buffer, count)
+        for buffer, count in _blocks(local, ring):
+            check_clean(buffer, 0, count, MAGIC)
+            if under_way == UNDER_WAY:
+                self._read_record()
+                under_way -= 1
+            self._socket.sendall(record({"size": count, "crc32": zlib.crc32(buffer[:count])}))
+            self._socket.sendall(buffer[:count])
+            under_way += 1
         for _ in range(under_way):
             self._read_record()
         self._check_md5(ring)
@@ -132,7 +131,7 @@ class RawPort:
         left = int(self._read_record()["size"])
         fd = os.open(local, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         chunks: Chunks = queue.SimpleQueue()
-        join = keep(ring, chunks, fd, MARK)
+        finish = keep(ring, chunks, fd, MARK)
         reader = Reader(window, self._socket.sendall)
         while left:
             head = self._read_record()
@@ -146,10 +145,7 @@ class RawPort:
                 done += count
             chunks.put(Chunk(buffer, head["size"], head["crc32"]))
             left -= head["size"]
-        chunks.put(None)
-        join()
-        os.fsync(fd)
-        os.close(fd)
+        finish()
         self._check_md5(ring)
 
     def _check_md5(self, ring: Ring) -> None:
