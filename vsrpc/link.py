@@ -37,7 +37,7 @@ _JUDGED_WINDOW = 1.0
 
 # Between two attempts, in seconds: a guest sees that its port's client has left only if the next one does not come at
 # once. It takes some 2 ms, and longer on a busy machine: each next time is twice as long, up to the longest.
-_LEAVE_TIME = 0.02
+_LEAVE_TIME = 0.005
 _LONGEST_LEAVE_TIME = 0.5
 
 # For how long close() waits for a call that is just connecting, in seconds; it hears of the close within a second.

@@ -18,6 +18,7 @@ import pytest
 from portsim import Options, SimulatedPort, Simulator, open_port
 from portsim.client import rebind_driver
 
+from vsrpc.transports import serial_transport
 from vsrpc.transports.serial import SerialListener
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -293,3 +294,38 @@ def test_a_port_is_healed_once(simulator: Simulator) -> None:
         ear.close()
     assert len(bound) == 1
     assert ear.lost_output == 0
+
+
+def test_who_was_there_when_the_port_was_opened_is_seen_to_leave(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes are not ahead of the news that it is there: until it is seen to leave, nobody after it is served."""
+
+    ports: list[SimulatedPort] = []
+
+    def open_with_data(path: str) -> SimulatedPort:
+        ports.append(open_port(path))
+        until(lambda: ports[0].poll() & select.POLLIN)
+        return ports[0]
+
+    monkeypatch.setattr(serial_transport, "ARRIVAL_GRACE", 2 * PATIENCE)
+    ear = SerialListener(simulator.guest_path, open_port=open_with_data)
+    buffer = memoryview(bytearray(100))
+    with ThreadPoolExecutor(1) as pool:
+        with socket.socket(socket.AF_UNIX) as client:
+            port = open_port(simulator.guest_path)
+            client.connect(simulator.host_path)
+            until_client(port)
+            port.close()
+            client.sendall(b"the end of something")
+            transport = pool.submit(ear.accept).result(PATIENCE)
+            assert not transport.at_boundary
+            assert transport.recv_into(buffer, PATIENCE) == 20
+        until(lambda: ports[0].poll() & select.POLLHUP)
+        transport.may_be_arriving = False  # as the server says where it does not know what is said
+        receiving = pool.submit(transport.recv_into, buffer, PATIENCE)
+        try:
+            assert receiving.result(PATIENCE) == 0
+        finally:
+            transport.close()
+            ear.close()

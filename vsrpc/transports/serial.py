@@ -43,9 +43,10 @@ _log = logging.getLogger(__name__)
 _REOPEN_INTERVAL = 0.5
 
 # Descriptors that may be lost: how many make a line in the log; how many make the driver be bound anew when no client
-# is there, and for how many seconds none has to be there for any.
+# is there, and for how many seconds none has to be there for any. What is left then is twice what flow control lets be
+# on its way, so that nothing becomes slower before.
 _LOST_STEP = 16
-_REBIND_AT = DESCRIPTORS * 3 // 4
+_REBIND_AT = DESCRIPTORS * 7 // 8
 _REBIND_IDLE = 10.0
 
 # How often, and for how long, a port is looked for whose driver was just bound anew: somebody may wait for it. Seconds.

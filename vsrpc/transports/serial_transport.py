@@ -100,7 +100,9 @@ class SerialTransport:
         self._client_left = False
         self._bulk = True  # the last read was a page or more
         self._arrival = Deadline(ARRIVAL_GRACE)
-        self._arrived = False  # the port has told that a client is there
+        # The port has told that a client is there. Whoever was before us may be leaving just now, with nothing more to
+        # be read; until that is seen, whoever follows is taken for the same.
+        self._arrived = not at_boundary and not port.wait_writable(0) & select.POLLHUP
         self._usage = Usage(peer, listener.wake, self._release)
 
     @property
