@@ -85,6 +85,8 @@ class ServicerContext:
         """What the servicer says of the call for logs, such as the rule that allowed it."""
         self.may_wait = True
         """Whether the method may wait, or else must raise NotNow (set by the server)."""
+        self.kept: Any = None
+        """What the method keeps for when it is called again, after NotNow."""
         self.standing_in: Callable[[], contextlib.AbstractContextManager[None]] | None = None
         """What `waiting` gives (set by the server)."""
         self.on_begin: Callable[[], None] | None = None

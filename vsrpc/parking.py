@@ -29,7 +29,7 @@ class Parking:
         assert wait.listen is not None, "it says what it waits for"
         with self._lock:  # `wake` must see how to leave
             self.until = wait.until
-            self._leave = wait.listen(self.wake)
+            self._leave = wait.listen(self._on_change)
             return self._leave is not None
 
     def close(self) -> None:
@@ -45,11 +45,21 @@ class Parking:
 
     def wake(self) -> None:
         """Look at it again, in this thread; does nothing where it does not wait."""
-        with self._lock:
-            leave, self._leave = self._leave, None
+        leave = self._stop()
         if leave is not None:
             leave()
             self._again()
+
+    def _on_change(self) -> None:
+        """What it waited for has changed, and will not tell of the next time."""
+        if self._stop() is not None:
+            self._again()
+
+    def _stop(self) -> Callable[[], None] | None:
+        """It waits no more: how to leave what it waited for; None where it did not wait."""
+        with self._lock:
+            leave, self._leave = self._leave, None
+        return leave
 
 
 def _nothing() -> None:

@@ -149,10 +149,12 @@ class Memory:
     def take_watch(self, *, output: bool = False, input_: bool = False) -> bool:
         """Whether another process is to be told that something of these has changed; it is not asked for any more."""
         watched = False
-        for counter, changed in ((_OUTPUT_WATCHED, output), (_INPUT_WATCHED, input_)):
-            if changed and self.counters[counter]:
-                self.counters[counter] = False
-                watched = True
+        if output and self.counters[_OUTPUT_WATCHED]:
+            self.counters[_OUTPUT_WATCHED] = False
+            watched = True
+        if input_ and self.counters[_INPUT_WATCHED]:
+            self.counters[_INPUT_WATCHED] = False
+            watched = True
         return watched
 
     def attend(self, stdout: int, stderr: int) -> bool:
@@ -337,7 +339,8 @@ class InputRing:
 
     def takes(self, offset: int, count: int) -> bool:
         """Whether there is room for so many bytes that belong at `offset`."""
-        return offset <= self.offset and offset + count - self.offset <= self._size - self.behind
+        taken = self.offset
+        return offset <= taken and offset + count - taken <= self._size - self.behind
 
     def take(self, offset: int, content: memoryview, eof: bool) -> bool:
         """Take what there is room for of bytes that belong at `offset`; bytes that were taken before are passed over.
@@ -390,11 +393,12 @@ class InputRing:
 
     def _fresh(self, offset: int, content: memoryview) -> memoryview:
         """What of bytes at `offset` was not taken before."""
-        if offset > self.offset:
-            raise ValueError(f"offset {offset} is beyond the {self.offset} bytes that were written so far")
-        fresh = content[self.offset - offset :]
-        if self.eof and len(fresh):
-            raise ValueError(f"the input has ended after {self.offset} bytes")
+        taken = self.offset
+        if offset > taken:
+            raise ValueError(f"offset {offset} is beyond the {taken} bytes that were written so far")
+        fresh = content[taken - offset :]
+        if len(fresh) and self.eof:
+            raise ValueError(f"the input has ended after {taken} bytes")
         return fresh
 
     def _pwrite(self, fd: int, piece: memoryview) -> None:

@@ -168,16 +168,19 @@ def write(job: JobAccess, request: pb.JobWriteRequest, context: ServicerContext)
         raise error("WRONG_STATE", f"Job {job.id} was started without input (stdin)", job_id=job.id)
     if request.offset < 0:
         raise error("INVALID_PARAMS", f"offset is {request.offset}: give 0 or more", field="offset")
-    if not context.may_wait and not job.takes_now(request.offset, len(context.content)):
-        raise NotNow
-    until = patience(request.wait, context)
-    if not context.may_wait:
-        until = Deadline(0)
-    elif request.wait:
-        context.add_callback(job.poke)
+    content = memoryview(context.content)
     try:
-        with context.waiting():
-            job.write(request.offset, memoryview(context.content), request.eof, until, context.is_active)
+        if context.may_wait:
+            until = patience(request.wait, context)
+            if request.wait:
+                context.add_callback(job.poke)
+            with context.waiting():
+                job.write(request.offset, content, request.eof, until, context.is_active)
+        else:
+            _check_wait(request.wait)
+            if not job.takes_now(request.offset, len(content)):
+                raise NotNow
+            job.write(request.offset, content, request.eof, Deadline(0))
     except ValueError as wrong:
         raise error("INVALID_PARAMS", f"offset: {wrong}", field="offset", offset=job.input_offset) from None
     return pb.JobWriteResponse(offset=job.input_offset, closed=job.input_closed)

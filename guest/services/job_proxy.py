@@ -105,14 +105,20 @@ class JobProxy(job_vsrpc.JobServicer):
     @bulk(response="stdout")
     def Read(self, request: pb.JobReadRequest, context: ServicerContext) -> Any:
         """Read output."""
-        view = self._memory.view(request.job_id, ask=context.may_wait)
+        view: JobView | None = context.kept
+        if view is None or not has_output(view, request):  # else it has waited for what is there now
+            view = self._memory.view(request.job_id, ask=context.may_wait)
+            if view is not None:
+                check_read(view, request)
+                view.attend(request.stdout_offset, request.stderr_offset)
+                if context.may_wait:
+                    wait_for_output(view, request, context)
+                else:
+                    context.kept = view
+                    _await_output(view, request, context)
         if view is not None:
-            check_read(view, request)
-            view.attend(request.stdout_offset, request.stderr_offset)
-            if context.may_wait:
-                wait_for_output(view, request, context)
-            else:
-                _check_output(view, request, context)
+            if not context.may_wait and _output(view, request) >= _READ_AT_ONCE:
+                raise NotNow
             response = read(view, request, context, _info(view), self._max_content)
             if not view.over:
                 return response
@@ -196,17 +202,18 @@ class JobProxy(job_vsrpc.JobServicer):
                 raise error("SERVICE_UNAVAILABLE", message) from failure
 
 
-def _check_output(view: JobView, request: pb.JobReadRequest, context: ServicerContext) -> None:
-    """Raises NotNow while there is none, or what takes too long to be read here."""
+def _await_output(view: JobView, request: pb.JobReadRequest, context: ServicerContext) -> None:
+    """Raises NotNow while there is none, and time to wait for it."""
     listen = view.watch_output()
-    if has_output(view, request):
-        there = view.stdout.end - request.stdout_offset + view.stderr.end - request.stderr_offset
-        if there >= _READ_AT_ONCE:
-            raise NotNow
-        return
-    until = patience(request.wait, context, since=context.began)
-    if not until.expired:
-        raise NotNow(listen, until.sooner(NAP))
+    if not has_output(view, request):
+        until = patience(request.wait, context, since=context.began)
+        if not until.expired:
+            raise NotNow(listen, until.sooner(NAP))
+
+
+def _output(view: JobView, request: pb.JobReadRequest) -> int:
+    """Bytes of output that are there."""
+    return view.stdout.end - request.stdout_offset + view.stderr.end - request.stderr_offset
 
 
 def _info(view: JobView) -> pb.JobInfo:
