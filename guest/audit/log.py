@@ -139,6 +139,8 @@ class Audit:
         except BaseException:
             self._call(context, fields, started, RpcError(Code.INTERNAL, reason="INTERNAL_ERROR"))
             raise
+        finally:
+            context.on_begin = None  # it knows the context: each would keep the other, and all content, in memory
         self._call(context, fields, started, None, response)
         return response
 

@@ -43,14 +43,6 @@ class TreeWriter:
         self._sources = Parents(directory)  # of hard links
         self._owners = Owners()
         self._known: dict[tuple[object, ...], Attributes] = {}
-        self._makers = {
-            "": self._file,
-            "file": self._file,
-            "directory": self._make_directory,
-            "symlink": self._symlink,
-            "hardlink": self._hardlink,
-            "attributes": self._attributes,
-        }
 
     def make(self, files: Iterable[pb.NewFile], go_on: Callable[[], None]) -> None:
         """Make them one after the other; what `go_on` raises ends it."""
@@ -61,14 +53,14 @@ class TreeWriter:
             name = new.name.decode("utf-8", "surrogateescape")  # what os.fsdecode does, only faster
             dirfd = self._directory.fd
             try:
-                maker = self._makers.get(new.type)
+                maker = _MAKERS.get(new.type)
                 if maker is None:
-                    known = ", ".join(filter(None, self._makers))
+                    known = ", ".join(filter(None, _MAKERS))
                     raise error("INVALID_PARAMS", f"type {new.type[:64]!r} is none of {known}", field="type")
                 parent, leaf = self._parents.of(name)
                 dirfd = parent.fd
                 parent.check(leaf, None)
-                maker(new, parent, leaf, self._content[at : at + new.size])
+                maker(self, new, parent, leaf, self._content[at : at + new.size])
                 self.written += 1
             except Failure as failure:
                 path = os.path.join(self._directory.path, name)
@@ -148,6 +140,17 @@ class TreeWriter:
     def __exit__(self, *exception: object) -> None:
         self._parents.__exit__()
         self._sources.__exit__()
+
+
+# Of the class, not of an object, which would hold itself and all content in memory.
+_MAKERS: dict[str, Callable[[TreeWriter, pb.NewFile, JudgedDirectory, str, Buffer], None]] = {
+    "": TreeWriter._file,
+    "file": TreeWriter._file,
+    "directory": TreeWriter._make_directory,
+    "symlink": TreeWriter._symlink,
+    "hardlink": TreeWriter._hardlink,
+    "attributes": TreeWriter._attributes,
+}
 
 
 def set_attributes(directory: JudgedDirectory, leaf: str, wanted: Attributes) -> None:
