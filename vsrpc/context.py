@@ -25,8 +25,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 Listen = Callable[[Callable[[], None]], Optional[Callable[[], None]]]
-"""Registers a function that is called upon the next change, from any thread; returns what takes it back. Where there
-was a change already: None, and nothing is registered."""
+"""Registers a function that is called upon the next change, from any thread, and is then forgotten; returns what takes
+it back. Where there was a change already: None, and nothing is registered."""
 
 
 class NotNow(Exception):

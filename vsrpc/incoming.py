@@ -5,6 +5,7 @@ It knows which door the request came through, rpc path or REST route, and answer
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 import secrets
@@ -67,7 +68,7 @@ class IncomingCall:
             seconds = connect_unary.parse_timeout(request.headers)
             self._bad_timeout: RpcError | None = None
         except RpcError as error:
-            seconds, self._bad_timeout = None, error
+            seconds, self._bad_timeout = None, error.with_traceback(None)
         self.context.set_deadline(seconds, dispatcher.request_timeout)
 
     @property
@@ -106,7 +107,7 @@ class IncomingCall:
             if self._refused is not None:
                 raise _refusal(self._refused)
             if self._bad_timeout is not None:
-                raise self._bad_timeout
+                raise copy.copy(self._bad_timeout)
             self.check_deadline()
             return self._dispatcher.serve(self)
         except NotNow:

@@ -16,7 +16,7 @@ import (
 
 const (
 	connectTime  = 15 * time.Second
-	leaveTime    = 20 * time.Millisecond  // for the guest to see that a client has left; doubled each time
+	leaveTime    = 5 * time.Millisecond   // for the guest to see that a client has left; doubled each time
 	echoTime     = 250 * time.Millisecond // how soon a guest that hears us answers; the same
 	longEchoTime = 8 * time.Second
 )

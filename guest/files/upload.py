@@ -6,6 +6,7 @@ beside those that write, so that it keeps none of them and the end of an upload 
 
 from __future__ import annotations
 
+import copy
 import threading
 from typing import Any, Callable
 
@@ -158,7 +159,7 @@ class UploadSession:
                 self._target.write(content, offset)
             written = True
         except RpcError as failure:
-            self.failure = self.failure or failure
+            self.failure = self.failure or copy.copy(failure)  # without its traceback, which has the content
             raise
         finally:
             with self._changed:
@@ -238,7 +239,7 @@ class UploadSession:
 
     def _gone(self) -> RpcError:
         if self.failure is not None:  # the cause, for whichever of the chunks under way is looked at first
-            return self.failure
+            return copy.copy(self.failure)
         message = f"The upload has ended: {printable(self.path)} (begin it again)"
         return error("SESSION_NOT_FOUND", message, path=printable(self.path))
 

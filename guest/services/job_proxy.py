@@ -3,6 +3,7 @@ writes and reads goes straight from and into its memory (guest.jobs.sharing)."""
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import threading
 from typing import Any, Callable
@@ -106,7 +107,7 @@ class JobProxy(job_vsrpc.JobServicer):
     def Read(self, request: pb.JobReadRequest, context: ServicerContext) -> Any:
         """Read output."""
         view: JobView | None = context.kept
-        if view is None or not has_output(view, request):  # else it has waited for what is there now
+        if view is None or view.over or not has_output(view, request):  # else it has waited for what is there now
             view = self._memory.view(request.job_id, ask=context.may_wait)
             if view is not None:
                 check_read(view, request)
@@ -188,7 +189,8 @@ class JobProxy(job_vsrpc.JobServicer):
             with context.waiting():
                 response, content = call.result()
         except RpcError as failure:
-            raise _as_ours(failure) from failure
+            # The call knows it: its traceback would keep the call, and what the context has, in memory.
+            raise _as_ours(failure) from failure.with_traceback(None)
         context.send_content(content)
         return response
 
@@ -232,7 +234,7 @@ def _as_ours(failure: RpcError) -> RpcError:
         if detail.type == error_pb2.ErrorDetail.DESCRIPTOR.full_name:
             parsed = error_pb2.ErrorDetail.FromString(detail.value)
             return RpcError(failure.code(), failure.details(), reason=_REASONS[parsed.code], data=dict(parsed.data))
-    return failure
+    return copy.copy(failure)
 
 
 def _cancel(call: Any) -> None:

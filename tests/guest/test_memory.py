@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import gc
+import socket
 import threading
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
 
+import guest.daemon
 import vsrpc
-from guest.config import AllowedPath, AuditConfig, GuestConfig, SecurityConfig
+from guest import config
 from guest.daemon import Daemon
+from guest.files.writing import TreeWriter
+from guest.keeper import Keeper
+from guest.services.job_proxy import JobProxy
+from vsrpc.calls import CallFuture
 from vsrpc.context import ServicerContext
+from vsrpc.errors import RpcError
 from vsrpc.incoming import IncomingCall
 from vsrpc.transports import listener
 from vsrpc.v1 import file_pb2, job_pb2, shell_pb2
@@ -22,21 +29,36 @@ from vsrpc.v1.shell_vsrpc import ShellStub
 from vsrpc.v1.system_vsrpc import SystemStub
 
 SIZE = 100_000
+CALLS = (IncomingCall, ServicerContext, TreeWriter, CallFuture, RpcError)
 
 
 @pytest.fixture
-def channel(tmp_path: Path) -> Iterator[vsrpc.Channel]:
-    security = SecurityConfig(allowed_commands=None, allowed_paths=(AllowedPath(f"{tmp_path}/"),))
-    daemon = Daemon(GuestConfig(security=security, audit=AuditConfig(file=f"{tmp_path}/audit")), "/no/such/file")
-    serving = threading.Thread(target=daemon.serve, args=(listener(f"unix:{tmp_path}/sock"),))
-    serving.start()
+def channel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[vsrpc.Channel]:
+    """To a daemon, whose jobs a keeper runs, in this process."""
+    path, threads = f"{tmp_path}/guest.yaml", []
+    Path(path).write_text(
+        f"security: {{allowed_commands: null, allowed_paths: ['{tmp_path}/']}}\naudit: {{file: {tmp_path}/audit}}\n"
+    )
+    settings = config.load(path)
+    keeper = Keeper(settings, path, 600.0)
+    monkeypatch.setattr(
+        guest.daemon,
+        "JobProxy",
+        lambda policy, limits, size: JobProxy(policy, limits, size, f"{tmp_path}/keeper.sock", lambda: None),
+    )
+    daemon = Daemon(settings, path, job_keeper=True)
+    for each, name in ((keeper, "keeper.sock"), (daemon, "sock")):
+        threads.append(threading.Thread(target=each.serve, args=(listener(f"unix:{tmp_path}/{name}"),)))
+        threads[-1].start()
     try:
         with vsrpc.connect(f"unix:{tmp_path}/sock", vsrpc.ChannelOptions(max_retries=0)) as channel:
             SystemStub(channel).Ping()
             yield channel
     finally:
         daemon.stop()
-        serving.join()
+        keeper.stop()
+        for thread in threads:
+            thread.join()
 
 
 def execute(**fields: Any) -> Callable[[vsrpc.Channel, Path], Any]:
@@ -50,6 +72,24 @@ def file_call(name: str, request: Any, **fields: Any) -> Callable[[vsrpc.Channel
     )
 
 
+def write_tree(channel: vsrpc.Channel, place: Path) -> None:
+    files = [file_pb2.NewFile(name=b"tree", type="directory"), file_pb2.NewFile(name=b"tree/file", size=SIZE)]
+    request = file_pb2.WriteFilesRequest(path=str(place), content=bytes(SIZE), files=files)
+    assert FileStub(channel).WriteFiles(request).written == 2
+
+
+def no_timeout(channel: vsrpc.Channel, place: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(30)
+        client.connect(f"{place}/sock")
+        head = "POST /vsrpc.v1.System/Ping HTTP/1.1\r\nHost: x\r\nConnect-Timeout-Ms: soon\r\nContent-Length: 100000"
+        client.sendall(
+            head.encode() + b"\r\nContent-Type: application/proto\r\nConnection: close\r\n\r\n" + bytes(SIZE)
+        )
+        with client.makefile("rb") as answer:
+            assert answer.read().startswith(b"HTTP/1.1 400 ")
+
+
 def run_job(channel: vsrpc.Channel, place: Path) -> None:
     stub = JobStub(channel)
     job = stub.Start(job_pb2.JobStartRequest(argv=["cat"], stdin=True)).job.job_id
@@ -61,32 +101,36 @@ def run_job(channel: vsrpc.Channel, place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("call", "ends"),
     [
-        lambda channel, place: SystemStub(channel).Info(),
-        execute(command="echo hi"),
-        execute(command="no-such-program"),
-        execute(command="sleep 60", timeout=0.01),
-        file_call("Upload", file_pb2.UploadRequest, path="new", content=bytes(SIZE)),
-        file_call("Upload", file_pb2.UploadRequest, path="no/new", content=bytes(SIZE)),
-        file_call("Download", file_pb2.DownloadRequest, path="file"),
-        file_call("Download", file_pb2.DownloadRequest, path="../etc/shadow"),
-        file_call("DownloadChunk", file_pb2.DownloadChunkRequest, path="file", size=SIZE),
-        file_call("List", file_pb2.ListRequest, path=""),
-        file_call("ReadFiles", file_pb2.ReadFilesRequest, path="", names=[b"file"]),
-        file_call(
-            "WriteFiles",
-            file_pb2.WriteFilesRequest,
-            path="",
-            content=bytes(SIZE),
-            files=[file_pb2.NewFile(name=b"tree", type="directory"), file_pb2.NewFile(name=b"tree/file", size=SIZE)],
+        (lambda channel, place: SystemStub(channel).Info(), ""),
+        (lambda channel, place: SystemStub(channel).Info(timeout=1e-9), "DEADLINE_EXCEEDED"),
+        (no_timeout, ""),
+        (execute(command="echo hi"), ""),
+        (execute(command="no-such-program"), ""),
+        (execute(command="sleep 60", timeout=0.01), "DEADLINE_EXCEEDED"),
+        (file_call("Upload", file_pb2.UploadRequest, path="new", content=bytes(SIZE)), ""),
+        (file_call("Upload", file_pb2.UploadRequest, path="no/new", content=bytes(SIZE)), "NOT_FOUND"),
+        (file_call("Download", file_pb2.DownloadRequest, path="file"), ""),
+        (file_call("Download", file_pb2.DownloadRequest, path="../etc/shadow"), "PERMISSION_DENIED"),
+        (file_call("DownloadChunk", file_pb2.DownloadChunkRequest, path="file", size=SIZE), ""),
+        (file_call("List", file_pb2.ListRequest, path=""), ""),
+        (file_call("ReadFiles", file_pb2.ReadFilesRequest, path="", names=[b"file"]), ""),
+        (write_tree, ""),
+        (file_call("Tail", file_pb2.TailRequest, path="file"), ""),
+        (run_job, ""),
+        (
+            lambda channel, place: JobStub(channel).Write(job_pb2.JobWriteRequest(job_id="x", content=bytes(SIZE))),
+            "NOT_FOUND",
         ),
-        file_call("Tail", file_pb2.TailRequest, path="file"),
-        run_job,
     ],
 )
 def test_nothing_of_a_call_refers_to_itself(
-    channel: vsrpc.Channel, tmp_path: Path, call: Callable[[vsrpc.Channel, Path], Any], monkeypatch: pytest.MonkeyPatch
+    channel: vsrpc.Channel,
+    tmp_path: Path,
+    call: Callable[[vsrpc.Channel, Path], Any],
+    ends: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "file").write_bytes(bytes(SIZE))
     collect = gc.collect
@@ -94,24 +138,26 @@ def test_nothing_of_a_call_refers_to_itself(
 
     def calls() -> None:
         for _ in range(3):
+            status = ""
             try:
                 call(channel, tmp_path)
-            except vsrpc.RpcError:
-                pass
+            except vsrpc.RpcError as error:
+                status = error.code().name
+            assert status == ends
         SystemStub(channel).Ping()
 
-    calls()
-    collect()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
-        calls()
+    def left() -> list[type]:
         collect()
-        ours = [type(each) for each in gc.garbage if type(each).__module__.startswith(("vsrpc.", "guest."))]
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
-    if call is run_job:  # its parts know each other; what it has is let go of when it is forgotten
-        ours = [each for each in ours if each in (IncomingCall, ServicerContext)]
-    assert not ours
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            calls()
+            collect()
+            return [type(each) for each in gc.garbage if type(each) in CALLS]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+
+    calls()
+    assert not left()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -18,7 +19,7 @@ import pytest
 from portsim import Options, SimulatedPort, Simulator, open_port
 from portsim.client import rebind_driver
 
-from vsrpc.transports import serial_transport
+from vsrpc.transports import serial, serial_transport
 from vsrpc.transports.serial import SerialListener
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -270,7 +271,7 @@ def test_the_daemon_serves_a_simulated_port(tmp_path: Path, client: socket.socke
 def test_a_port_is_healed_once(simulator: Simulator) -> None:
     """The port has the same name after its driver was bound anew: what was remembered of it must not count again."""
     port = open_port(simulator.guest_path)
-    port.remember(100)
+    port.remember(120)  # so many that they are not waited with
     port.close()
     bound: list[str] = []
 
@@ -308,10 +309,13 @@ def test_who_was_there_when_the_port_was_opened_is_seen_to_leave(
         until(lambda: ports[0].poll() & select.POLLIN)
         return ports[0]
 
-    monkeypatch.setattr(serial_transport, "ARRIVAL_GRACE", 2 * PATIENCE)
+    for module in (serial, serial_transport):
+        monkeypatch.setattr(module, "ARRIVAL_GRACE", 2 * PATIENCE)
     ear = SerialListener(simulator.guest_path, open_port=open_with_data)
     buffer = memoryview(bytearray(100))
-    with ThreadPoolExecutor(1) as pool:
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        stack.callback(ear.close)
         with socket.socket(socket.AF_UNIX) as client:
             port = open_port(simulator.guest_path)
             client.connect(simulator.host_path)
@@ -319,13 +323,9 @@ def test_who_was_there_when_the_port_was_opened_is_seen_to_leave(
             port.close()
             client.sendall(b"the end of something")
             transport = pool.submit(ear.accept).result(PATIENCE)
+            stack.callback(transport.close)
             assert not transport.at_boundary
             assert transport.recv_into(buffer, PATIENCE) == 20
         until(lambda: ports[0].poll() & select.POLLHUP)
         transport.may_be_arriving = False  # as the server says where it does not know what is said
-        receiving = pool.submit(transport.recv_into, buffer, PATIENCE)
-        try:
-            assert receiving.result(PATIENCE) == 0
-        finally:
-            transport.close()
-            ear.close()
+        assert pool.submit(transport.recv_into, buffer, PATIENCE).result(PATIENCE) == 0

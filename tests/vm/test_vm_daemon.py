@@ -248,14 +248,14 @@ def test_a_port_is_healed_once(configured: VM) -> None:
     vm = configured
     vm.ga.write_file(CONFIG, b"device: {allow_rebind: true}")
     name = sh(vm, "basename $(readlink -f /dev/virtio-ports/test.vserial.0)").strip()
-    sh(vm, f"mkdir -p /run/vsrpc-guest && echo 100 > /run/vsrpc-guest/{name}.lost-output")
+    sh(vm, f"mkdir -p /run/vsrpc-guest && echo 120 > /run/vsrpc-guest/{name}.lost-output")
     since = sh(vm, "date +%s").strip()
     sh(vm, "systemctl restart vsrpc-guest")
     for _ in range(3):
         with patient(vm) as channel:
             SystemStub(channel).Ping()
     assert sh(vm, f"journalctl -u vsrpc-guest --since @{since} | grep -c 'binding its driver anew'").strip() == "1"
-    # An attempt to connect that the binding has cut short may count; the hundred of before must not.
+    # An attempt to connect that the binding has cut short may count; the many of before must not.
     assert int(sh(vm, f"cat /run/vsrpc-guest/{name}.lost-output")) < 10
 
 

@@ -43,8 +43,8 @@ _log = logging.getLogger(__name__)
 _REOPEN_INTERVAL = 0.5
 
 # Descriptors that may be lost: how many make a line in the log; how many make the driver be bound anew when no client
-# is there, and for how many seconds none has to be there for any. What is left then is twice what flow control lets be
-# on its way, so that nothing becomes slower before.
+# is there, and for how many seconds none has to be there for any. What is left then takes twice what flow control lets
+# be on its way of a large reply.
 _LOST_STEP = 16
 _REBIND_AT = DESCRIPTORS * 7 // 8
 _REBIND_IDLE = 10.0
