@@ -125,8 +125,12 @@ class Daemon:
             buffered=limits.buffered,
             requests_per_second=limits.requests_per_second,
             authenticator=judge,
-            on_idle=give_back,
+            on_idle=self._idle,
         )
+
+    def _idle(self) -> None:
+        self._files.idle()
+        give_back()
 
     def serve(self, listener: Listener) -> None:
         """Serve the listener's peers until stop(). Raises OSError when it cannot."""

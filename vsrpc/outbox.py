@@ -12,14 +12,14 @@ a descriptor each time.
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections import deque
-from typing import Callable, Sequence
+from typing import Callable, List, Sequence, Tuple
 
-from vsrpc.deadline import Deadline
 from vsrpc.hello import MESSAGE_COST
 from vsrpc.transports import Buffer, Transport, TransportClosed, TransportError, TransportTimeout
-from vsrpc.transports.serial_port import MAX_WRITE_SLICES, WRITE_SLICE
 
 _log = logging.getLogger(__name__)
 
@@ -36,32 +36,25 @@ _LINGER = 5.0
 
 
 class _Message:
-    """A message, or what is left of it, in slices that a port takes in one descriptor each."""
+    """A message, or what is left of it."""
 
     def __init__(self, buffers: Sequence[Buffer], then: Callable[[], None] | None) -> None:
-        self._rest: deque[memoryview] = deque()
-        self.size = 0
-        for buffer in buffers:
-            view = memoryview(buffer).cast("B")
-            self.size += len(view)
-            if 0 < len(view) <= WRITE_SLICE:
-                self._rest.append(view)
-                continue
-            self._rest.extend(view[start : start + WRITE_SLICE] for start in range(0, len(view), WRITE_SLICE))
+        self._rest = deque(memoryview(buffer).cast("B") for buffer in buffers if len(buffer))
+        self.size = sum(map(len, self._rest))
         self.then = then
 
     def first(self, room: int) -> list[memoryview]:
         """What to write next, of at most `room` bytes."""
+        piece = self._rest[0]
+        if len(piece) >= room:
+            return [piece[:room]]
         pieces: list[memoryview] = []
         for piece in self._rest:
-            if len(piece) > room:
-                if room:
-                    pieces.append(piece[:room])
+            if len(piece) >= room:
+                pieces.append(piece[:room])
                 break
             pieces.append(piece)
             room -= len(piece)
-            if len(pieces) == MAX_WRITE_SLICES:
-                break
         return pieces
 
     def sent(self, count: int) -> bool:
@@ -70,10 +63,13 @@ class _Message:
             piece = self._rest[0]
             if count < len(piece):
                 self._rest[0] = piece[count:]
-                break
+                return False
             self._rest.popleft()
             count -= len(piece)
         return not self._rest
+
+
+_Work = Tuple[_Message, List[memoryview]]
 
 
 class Outbox:
@@ -100,7 +96,7 @@ class Outbox:
         self._parked = False  # ... or whoever brings the acknowledgement that there is no room without
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._progress = Deadline(None)  # when the peer is given up
+        self._given_up = math.inf  # when the peer is, on the monotonic clock
         self._window = 0
         self._granted = 0
         self._used = 0
@@ -112,7 +108,7 @@ class Outbox:
             self._session += 1
             self._drop()
             self._window = 0
-            self._progress = Deadline(self._write_timeout)
+            self._given_up = time.monotonic() + self._write_timeout
             return self._session
 
     def grant(self, window: int) -> None:
@@ -127,8 +123,11 @@ class Outbox:
             # No peer can have read more than was sent, or is just being sent.
             most = self._used + self._sending + MESSAGE_COST + self._window
             self._granted = min(self._granted + halves * (self._window // 2), most)
-            resume, self._parked = self._parked, False
-        if resume and not self._write(may_wait=False):
+            if not self._parked:
+                return
+            self._parked = False
+            work = self._next()
+        if not self._write(work, may_wait=False):
             self._hand_over()
 
     @property
@@ -158,7 +157,8 @@ class Outbox:
             if self._writing:
                 return
             self._writing = True
-        if not self._write(may_wait=False):
+            work = self._next()
+        if not self._write(work, may_wait=False):
             self._hand_over()
 
     def flush(self, seconds: float) -> bool:
@@ -210,7 +210,7 @@ class Outbox:
         while True:
             with self._lock:
                 self._changed.wait_for(lambda: self._handed_over or self._closed, min(_LINGER, self._write_timeout))
-                silent = self._parked and self._progress.expired
+                silent = self._parked and time.monotonic() >= self._given_up
                 if not silent and not self._handed_over and (self._closed or not self._parked):
                     self._thread = None
                     return
@@ -218,62 +218,70 @@ class Outbox:
             if silent:
                 self._fail(TransportTimeout(f"{self._transport.peer}: the host does not read in time"))
             elif handed_over:
-                self._write(may_wait=True)
-
-    def _write(self, may_wait: bool) -> bool:
-        """Write what there is, or there is room for; False when that needs waiting that is not allowed."""
-        self._progress = Deadline(self._write_timeout)
-        try:
-            while True:
                 with self._lock:
-                    message = self._next()
-                    if message is None:
-                        self._writing = False
-                        self._changed.notify_all()
-                        return True
-                    room = self._granted - self._used if self._window else message.size
-                    if room <= 0:
-                        self._parked = True
-                        self._need_thread()
-                        return True
-                    pieces = message.first(room)
-                    self._sending = sum(map(len, pieces))
+                    work = self._next()
+                self._write(work, may_wait=True)
+
+    def _write(self, work: _Work | None, may_wait: bool) -> bool:
+        """Write that, and what else there is and there is room for; False when that needs waiting that is not
+        allowed."""
+        self._given_up = time.monotonic() + self._write_timeout
+        try:
+            while work is not None:
+                message, pieces = work
+                sent = 0
                 try:
                     sent = self._transport.send_some(pieces, _NAP if may_wait else 0)
                 except TransportTimeout:
                     if not may_wait:
                         return False
-                    if self._progress.expired:
+                    if time.monotonic() >= self._given_up:
                         raise
-                    continue
-                self._progress = Deadline(self._write_timeout)
-                del pieces  # whoever is told that all was sent may use the buffers again
-                self._sent(message, sent)
+                else:
+                    self._given_up = time.monotonic() + self._write_timeout
+                del pieces, work  # whoever is told that all was sent may use the buffers again
+                work, then = self._sent(message, sent)
+                if then is not None:
+                    then()
         except TransportError as error:
             self._fail(error)
-            return True
+        return True
 
-    def _next(self) -> _Message | None:
-        if self._current is None:
-            queue = self._small or self._large
-            self._current = queue.popleft() if queue else None
-        return self._current
-
-    def _sent(self, message: _Message, count: int) -> None:
-        whole = message.sent(count)
+    def _sent(self, message: _Message, count: int) -> tuple[_Work | None, Callable[[], None] | None]:
+        """So much of a message was written: what to write next, and whom to tell that this one is."""
+        whole = count > 0 and message.sent(count)
         with self._lock:
             self._sending = 0
-            if self._current is not message:
-                return  # a new session has begun
-            self._used += count
-            self._queued -= count
-            if not whole:
-                return
-            self._used += MESSAGE_COST
-            self._current = None
-            self._changed.notify_all()
-        if message.then is not None:
-            message.then()
+            then = None
+            if self._current is message:  # no new session has begun
+                self._used += count
+                self._queued -= count
+                if whole:
+                    self._used += MESSAGE_COST
+                    self._current = None
+                    self._changed.notify_all()
+                    then = message.then
+            return self._next(), then
+
+    def _next(self) -> _Work | None:
+        """What to write next, if there is something and room for it."""
+        message = self._current
+        if message is None:
+            queue = self._small or self._large
+            if not queue:
+                self._writing = False
+                self._changed.notify_all()
+                return None
+            message = self._current = queue.popleft()
+        room = self._granted - self._used if self._window else message.size
+        if room <= 0:
+            self._parked = True
+            if self._thread is None:
+                self._need_thread()
+            return None
+        pieces = message.first(room)
+        self._sending = sum(map(len, pieces))
+        return message, pieces
 
     def _fail(self, error: TransportError) -> None:
         with self._lock:

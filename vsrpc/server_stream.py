@@ -174,9 +174,10 @@ class ServerStream:
             while self._lost is None and self._connection.take_acks(count):
                 self._on_word(buffer[0])
                 self._outbox.acknowledge(count)
-                if deadline.expired:
+                remaining = deadline.remaining()
+                if remaining == 0:
                     return True
-                count = self._transport.recv_into(buffer, deadline.remaining())
+                count = self._transport.recv_into(buffer, remaining)
         except TransportTimeout:
             if mid_message and self._stall.expired:
                 stopped = f"the request stopped in the middle for {self._server.stall_timeout:g} s"

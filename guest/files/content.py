@@ -17,8 +17,9 @@ SHA256 = 3
 BLOCK = 1024 * 1024
 """Bytes read at a time where a file is only digested."""
 
-# Bytes digested before it is asked whether somebody still waits: some milliseconds of a slow guest.
-_BETWEEN = 256 * 1024
+# Bytes digested before it is asked whether somebody still waits: tens of milliseconds of a slow guest. Each piece costs
+# a turn among the threads.
+_BETWEEN = 2 * 1024 * 1024
 
 
 def read_full(fd: int, length: int, offset: int) -> bytes:

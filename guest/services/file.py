@@ -17,6 +17,7 @@ from guest.errors import error
 from guest.files.buffers import BUFFERS
 from guest.files.content import SHA256, digest_of, md5_of_file, read_into
 from guest.files.entries import asked_path, told_path
+from guest.files.open_files import OpenFiles
 from guest.files.partial import Partials
 from guest.files.sessions import UploadSessions
 from guest.files.target import TargetFile, TargetSpec
@@ -68,10 +69,16 @@ class FileService(FileUploads, FileTrees, FileChanges):
         self._max_content = max_reply - _REPLY_OVERHEAD
         self._chunk_size = min(CHUNK_SIZE, self._max_content * 3 // 4)  # fits a request also in base64
         self._sessions = sessions
+        self._open_files = OpenFiles(policy.open_read)
 
     def stop(self) -> None:
         """Drop all uploads and take no more."""
         self._sessions.stop()
+        self._open_files.clear()
+
+    def idle(self) -> None:
+        """Let go of what was kept for the next call."""
+        self._open_files.clear()
 
     def Upload(self, request: pb.UploadRequest, context: ServicerContext) -> pb.UploadResponse:
         """Write a small file in one call."""
@@ -166,23 +173,24 @@ class FileService(FileUploads, FileTrees, FileChanges):
     ) -> tuple[bytearray, int, os.stat_result]:
         """Content of a file at an offset, no more than a reply takes, the file's size, and what it was before."""
         not_negative("offset", offset)
-        fd, context.notes["rule"] = self._policy.open_read(path)
+        file, status = self._open_files.take(path)
+        context.notes["rule"] = file.rule
+        total, more = status.st_size, False
         try:
             with file_errors(path):
-                status = os.fstat(fd)
-                total = status.st_size
                 if offset > total:
                     shown = printable(path)
                     message = f"offset {offset} is beyond the end of {shown}, which has {total} bytes (was it cut?)"
                     raise error("INVALID_PARAMS", message, field="offset", total_size=total)
                 wanted = min(length, self._max_content, total - offset)
                 content = BUFFERS.take(wanted)
-                read_into(fd, content, offset)
+                read_into(file.fd, content, offset)
                 if len(content) < wanted:  # cut since
                     total = min(total, offset + len(content))
+                more = offset + len(content) < total
                 return content, total, status
         finally:
-            os.close(fd)
+            self._open_files.give(path, file, again=more)
 
 
 def _link_target(fd: int, status: os.stat_result) -> bytes:

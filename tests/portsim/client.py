@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import threading
 from typing import Sequence
 
 from portsim import protocol
 from portsim.options import WRITE_MAX
+from vsrpc.deadline import Deadline
 from vsrpc.transports.serial_port import KeptNumber
 
 
@@ -25,6 +27,9 @@ class SimulatedPort:
         self._reading = _Calls(reading)
         self._writing = _Calls(writing)
         self._edges = edges
+        self._readable = select.epoll()
+        self._readable.register(edges, select.EPOLLIN | select.EPOLLET)
+        self._wake = -1
 
     def fileno(self) -> int:
         """An eventfd: of use to an edge-triggered epoll only, since it stays readable."""
@@ -54,6 +59,17 @@ class SimulatedPort:
                 return count
             rest = rest[len(sizes) :]
 
+    def wait_readable(self, seconds: float | None, wake: int) -> int:
+        if wake != self._wake:
+            self._readable.register(wake, select.EPOLLIN)
+            self._wake = wake
+        until = Deadline(seconds)
+        while True:
+            flags = self.poll() & (select.POLLIN | select.POLLHUP)
+            woken = wake in dict(self._readable.poll(0 if flags else until.remaining()))
+            if flags or woken or until.expired:
+                return flags
+
     def wait_writable(self, milliseconds: float) -> int:
         wait = protocol.request(protocol.WAIT, [min(max(0, round(milliseconds * 1000)), 0xFFFFFFFF)])
         return self._writing.call(wait)
@@ -71,6 +87,7 @@ class SimulatedPort:
     def close(self) -> None:
         self._reading.close()
         self._writing.close()
+        self._readable.close()
         os.close(self._edges)
         self._memory.close()
 

@@ -11,7 +11,6 @@ import pytest
 from runtime_threads import Beside, eventually
 from runtime_world import EXEC, PortEnd, PortListener, RawClient, World
 
-import vsrpc.deadline
 import vsrpc.outbox
 from vsrpc.hello import MESSAGE_COST
 from vsrpc.outbox import Outbox
@@ -323,7 +322,7 @@ def test_a_new_session_has_time_of_its_own(make_desk: Callable[..., Desk], monke
             return self.now
 
     clock = Clock()
-    monkeypatch.setattr(vsrpc.deadline, "time", clock)
+    monkeypatch.setattr(vsrpc.outbox, "time", clock)
     desk = make_desk("memory", 30.0)
     desk.put(message("A", 100_000))
     assert not desk.outbox.flush(0.3), "the thread waits"

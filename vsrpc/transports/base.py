@@ -137,44 +137,34 @@ def poll_time(deadline: Deadline) -> float | None:
 
 
 class Usage:
-    """Counts the threads inside a transport or listener, so that its descriptors are closed after the last has left.
+    """Who is inside a transport or listener, so that its descriptors are closed after the last has left.
 
     A descriptor closed under a thread that uses it could be another file's by the time the kernel looks at it.
 
-        with usage: ...      uses it; raises TransportClosed once it is closed
-        usage.close()        `wake`s the users, and `release`s once there are none; only the first call does
+        with usage.receiving:    (or `sending`) one thread at a time uses it
+            usage.check()        raises TransportClosed once it is closed; also after each time that it waited
+        usage.close()            `wake`s the users, waits until they have left, and `release`s; only the first call does
     """
 
     def __init__(self, name: str, wake: Callable[[], object], release: Callable[[], object]) -> None:
         self._name = name
         self._wake = wake
         self._release = release
-        self._lock = threading.Lock()
-        self._users = 0
+        self._closing = threading.Lock()
         self._closed = False
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._closed:
-                self.check()
-            self._users += 1
-
-    def __exit__(self, *exception: object) -> None:
-        with self._lock:
-            self._users -= 1
-            if self._closed and not self._users:
-                self._release()
+        self.receiving = threading.Lock()
+        self.sending = threading.Lock()
 
     def check(self) -> None:
-        """Raises TransportClosed once it is closed: for users, after each time that they waited."""
+        """Raises TransportClosed once it is closed."""
         if self._closed:
             raise TransportClosed(f"{self._name}: closed")
 
     def close(self) -> None:
-        with self._lock:
+        with self._closing:
             if self._closed:
                 return
             self._closed = True
-            self._wake()
-            if not self._users:
-                self._release()
+        self._wake()
+        with self.receiving, self.sending:
+            self._release()

@@ -139,6 +139,11 @@ class SerialListener:
                 os.read(fd, READ_SLICE)
         return bool(happened)
 
+    @property
+    def wake_fd(self) -> int:
+        """Becomes readable by wake()."""
+        return self._wake_read
+
     def wake(self) -> None:
         """Wake the one who waits for an edge: accept(), or the transport that is out."""
         os.write(self._wake_write, b"x")

@@ -46,6 +46,10 @@ class SerialPort(Protocol):
         """Bytes taken, of at most MAX_WRITE_SLICES buffers of WRITE_SLICE; may be 0. Raises BlockingIOError when no
         client is there or the queue is full, OSError (ENODEV) when the port was unplugged."""
 
+    def wait_readable(self, seconds: float | None, wake: int) -> int:
+        """Wait until there is something to read, or no client, or the descriptor `wake` is readable: select.POLLIN and
+        POLLHUP as they are then (no client: both); 0 where a client is silent."""
+
     def wait_writable(self, milliseconds: float) -> int:
         """Wait until the port takes output: select.POLLOUT, POLLHUP (at once) where no client is there, or 0 when
         neither came in time."""
@@ -67,6 +71,9 @@ class DevicePort:
         """`name`: the kernel's, of the device's number and the port's."""
         self._fd = fd
         self._memory = KeptNumber(f"{_MEMORY}/{name}.lost-output")
+        self._readable = select.epoll()  # poll() costs more where the waiting has ended
+        self._readable.register(fd, select.EPOLLIN)
+        self._wake = -1
 
     def fileno(self) -> int:
         return self._fd
@@ -76,6 +83,15 @@ class DevicePort:
 
     def write(self, buffers: Sequence[memoryview]) -> int:
         return os.writev(self._fd, buffers)
+
+    def wait_readable(self, seconds: float | None, wake: int) -> int:
+        if wake != self._wake:
+            self._readable.register(wake, select.EPOLLIN)
+            self._wake = wake
+        for fd, flags in self._readable.poll(seconds):
+            if fd == self._fd:
+                return flags
+        return 0
 
     def wait_writable(self, milliseconds: float) -> int:
         poll = select.poll()
@@ -89,6 +105,7 @@ class DevicePort:
         return self._memory.get()
 
     def close(self) -> None:
+        self._readable.close()
         os.close(self._fd)
         self._memory.close()
 

@@ -63,6 +63,10 @@ class PortOwner(Protocol):
 
     lost_output: int
 
+    @property
+    def wake_fd(self) -> int:
+        """Becomes readable by wake()."""
+
     def wait_edge(self, milliseconds: float | None) -> bool:
         """Wait until something changes at the port, or wake(); False after that time without either."""
 
@@ -93,13 +97,15 @@ class SerialTransport:
         self.at_boundary = at_boundary
         self.may_be_arriving = True
         self._listener = listener
+        self._wake_fd = listener.wake_fd
         self._port = port
         self._peer = peer
         self._first = first  # what accept() had to read to know that somebody is there
         self._pages = _Pages(buffer_size)
         self._client_left = False
         self._bulk = True  # the last read was a page or more
-        self._arrival = Deadline(ARRIVAL_GRACE)
+        self._quiet = False  # the last read was less, so that it most likely left nothing
+        self._arrival = time.monotonic() + ARRIVAL_GRACE
         # The port has told that a client is there. Whoever was before us may be leaving just now, with nothing more to
         # be read; until that is seen, whoever follows is taken for the same.
         self._arrived = not at_boundary and not port.wait_writable(0) & select.POLLHUP
@@ -116,12 +122,21 @@ class SerialTransport:
 
     def recv_into(self, buffer: memoryview, timeout: float | None = None) -> int:
         deadline = Deadline(timeout)
-        with self._usage:
+        with self._usage.receiving:
+            self._usage.check()
             if self._first:
                 count = min(len(buffer), len(self._first))
                 buffer[:count] = self._first[:count]
                 self._first = self._first[count:]
                 return count
+            if self._quiet:
+                self._quiet = False
+                # To read would find nothing, most likely, and this had to be done then in any case.
+                flags = self._port.wait_readable(deadline.remaining(), self._wake_fd)
+                if not flags & select.POLLHUP:
+                    self._arrived = True
+                if not flags:
+                    self._usage.check()
             received = 0
             large = len(buffer) >= _LARGE
             while not self._client_left:
@@ -143,8 +158,9 @@ class SerialTransport:
                 else:
                     if count:
                         self._bulk = count >= READ_SLICE
+                        self._quiet = not self._bulk
                         if self.may_be_arriving:
-                            self._arrival = Deadline(ARRIVAL_GRACE)
+                            self._arrival = time.monotonic() + ARRIVAL_GRACE
                         received += count
                         # Where more is there already, and room for it, it is cheaper to take it at once; and of a
                         # large body it is cheaper to wait for more than to take it in small pieces.
@@ -157,27 +173,33 @@ class SerialTransport:
                         continue
                     if received:
                         return received
-                    if self._arrival.expired or (self._arrived and not self.may_be_arriving):
+                    grace = self._arrival - time.monotonic()
+                    if grace <= 0 or (self._arrived and not self.may_be_arriving):
                         self._client_left = True
                     else:
-                        self._listener.wait_edge(poll_time(self._arrival))
+                        self._listener.wait_edge(grace * 1000)
                         self._usage.check()
             return 0
 
     def send_some(self, buffers: Sequence[Buffer], timeout: float | None = None) -> int:
-        deadline = Deadline(timeout)
         pieces = _pieces(buffers)
-        with self._usage:
+        deadline: Deadline | None = None
+        with self._usage.sending:
+            self._usage.check()
             while True:
+                full = False
                 try:
                     sent = self._port.write(pieces)
-                except BlockingIOError:
-                    self._wait_writable(deadline)
-                except OSError as error:
-                    raise TransportClosed(f"{self._peer}: {error.strerror}") from error
-                else:
                     if sent:
                         return sent
+                except BlockingIOError:
+                    full = True
+                except OSError as error:
+                    raise TransportClosed(f"{self._peer}: {error.strerror}") from error
+                deadline = deadline or Deadline(timeout)
+                if full:
+                    self._wait_writable(deadline)
+                else:
                     self._pause(deadline)  # virtio_console.c, __send_to_port: the queue is full, and nobody was told
 
     def lose_output(self) -> None:
@@ -213,11 +235,11 @@ def _pieces(buffers: Sequence[Buffer]) -> list[memoryview]:
     pieces: list[memoryview] = []
     for buffer in buffers:
         view = memoryview(buffer)
-        if len(view) <= WRITE_SLICE and len(pieces) < MAX_WRITE_SLICES:
+        size = len(view)
+        if size <= WRITE_SLICE:
             pieces.append(view)
-            continue
-        for start in range(0, len(view), WRITE_SLICE):
-            if len(pieces) == MAX_WRITE_SLICES:
-                return pieces
-            pieces.append(view[start : start + WRITE_SLICE])
-    return pieces
+        else:
+            pieces += [view[start : start + WRITE_SLICE] for start in range(0, size, WRITE_SLICE)]
+        if len(pieces) >= MAX_WRITE_SLICES:
+            break
+    return pieces[:MAX_WRITE_SLICES]

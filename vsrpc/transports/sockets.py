@@ -60,7 +60,8 @@ class SocketTransport(PeerStream):
 
     def recv_into(self, buffer: memoryview, timeout: float | None = None) -> int:
         deadline = Deadline(timeout)
-        with self._usage:
+        with self._usage.receiving:
+            self._usage.check()
             while True:
                 try:
                     count = self._socket.recv_into(buffer)
@@ -76,7 +77,8 @@ class SocketTransport(PeerStream):
 
     def send_some(self, buffers: Sequence[Buffer], timeout: float | None = None) -> int:
         deadline = Deadline(timeout)
-        with self._usage:
+        with self._usage.sending:
+            self._usage.check()
             while True:
                 try:
                     return self._socket.sendmsg(buffers[:_MAX_BUFFERS])
@@ -119,7 +121,8 @@ class SocketListener:
         return self._address
 
     def accept(self) -> SocketTransport:
-        with self._usage:
+        with self._usage.receiving:
+            self._usage.check()
             stopped = select.poll()
             stopped.register(self._wake_read, select.POLLIN)
             stopped_or_peer = select.poll()
