@@ -67,8 +67,17 @@ pieces = st.sampled_from([MAGIC, MARK, MAGIC[:9], MAGIC[9:], MARK[:20], MARK[20:
 bodies = st.lists(pieces | st.binary(max_size=8), max_size=12).map(b"".join)
 
 
+def view_of_more(body: bytes) -> memoryview:
+    """What is around a body may be anything, markers too, and more than it."""
+    return memoryview(bytearray(MARK + MAGIC + body + MAGIC + MARK))[len(MARK + MAGIC) :][: len(body)]
+
+
+def view_of_little_more(body: bytes) -> memoryview:
+    return memoryview(body + b"x")[: len(body)]
+
+
 def check_seal(body: bytes, marker: bytes) -> None:
-    for shape in (bytes, bytearray, memoryview):
+    for shape in (bytes, bytearray, memoryview, view_of_more, view_of_little_more):
         for cut in {0, 1, len(body) // 2, max(0, body.find(marker) + 3)}:
             parts, fields = seal([shape(body[:cut]), shape(body[cut:])], marker)
             sealed = b"".join(parts)

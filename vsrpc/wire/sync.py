@@ -149,14 +149,24 @@ def seal(parts: Sequence[Buffer], marker: bytes) -> tuple[list[Buffer], list[tup
 
 
 def _contain(parts: Sequence[Buffer], marker: bytes) -> bool:
-    if len(parts) == 1 and not isinstance(parts[0], memoryview):
-        return marker in parts[0]
-    finder = Finder(marker)
+    reach = len(marker) - 1
+    tail = b""  # the end of what came before, as much as could be the beginning of a marker
     for part in parts:
-        searched = bytes(part) if isinstance(part, memoryview) else part
-        if finder.find(searched, 0, len(searched)) is not None:
+        edge = tail + bytes(part[:reach])
+        if marker in edge or _contains(part, marker):
             return True
+        tail = (edge if len(part) < reach else bytes(part[-reach:]))[-reach:]
     return False
+
+
+def _contains(part: Buffer, marker: bytes) -> bool:
+    if not isinstance(part, memoryview):
+        return marker in part
+    # A view cannot be searched, and to copy it costs more than to search what it is of.
+    whole = part.obj
+    if isinstance(whole, (bytes, bytearray)) and len(whole) <= 2 * len(part) and marker not in whole:
+        return False
+    return marker in bytes(part)
 
 
 def unseal(headers: Headers, body: Buffer) -> Buffer:
