@@ -12,8 +12,7 @@ import threading
 from typing import Callable, Protocol, Sequence
 
 from guest import config, logging_setup, subcommands
-from guest.daemon import Daemon
-from guest.jobs.heritage import allow_many_files
+from guest.jobs.heritage import HUGE_PAGES, allow_many_files
 from guest.machine.freeze import thaw_leftovers
 from guest.memory import settle
 from vsrpc._version import __version__
@@ -42,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"argument --listen: {options.listen!r} is not unix:PATH or vsock:PORT")
     if options.run is not None:
         return int(options.run(options))
+    _share_memory()
+    HUGE_PAGES.refuse()
     thawed = thaw_leftovers()  # before anything is written
     try:
         path = config.find(options.config)
@@ -54,7 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except config.ConfigError as failure:
         print(f"vsrpc-guest: {path}: {failure}; name another file there", file=sys.stderr)
         return EXIT_CONFIG
-    _share_memory()
     allow_many_files()
     address = options.listen or options.device or settings.device.path
     if options.keep_jobs:
@@ -67,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.warning("%s: thawed, a daemon that has died left them frozen", ", ".join(thawed))
     if settings.security.allowed_commands is None:
         log.warning("security.allowed_commands is null: callers may run any command")
+    from guest.daemon import Daemon  # most of the program: once it can have no huge pages
+
     return _run(
         lambda: Daemon(settings, path, address, job_keeper=options.job_keeper),
         address,

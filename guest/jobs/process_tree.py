@@ -17,7 +17,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any, ContextManager, Mapping, Protocol, Sequence
 
-from guest.jobs.heritage import disinherit
+from guest.jobs.heritage import HUGE_PAGES, disinherit
 from guest.jobs.wake import Wake
 from vsrpc.deadline import Deadline
 
@@ -87,7 +87,7 @@ class ProcessTree:
         `session`: make it the leader of one; else it must do so itself.
         """
         stdin, stdout, stderr = descriptors
-        with self._home.starting():
+        with HUGE_PAGES, self._home.starting():
             process = subprocess.Popen(
                 argv,
                 executable=program,

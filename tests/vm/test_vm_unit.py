@@ -62,6 +62,15 @@ def test_a_command_is_killed_before_the_daemon_when_memory_runs_out(vm: VM) -> N
         assert failure.value.code() is Code.CANCELLED
 
 
+def test_a_command_may_have_huge_pages_and_the_daemon_has_none(vm: VM) -> None:
+    wanted = "grep THP_enabled /proc/self/status"
+    assert sh(vm, f"grep THP_enabled /proc/{MAIN_PID}/status").split() == ["THP_enabled:", "0"]
+    assert cli(vm, "exec", wanted).stdout.split() == sh(vm, wanted).split() == ["THP_enabled:", "1"]
+    with vsrpc.connect(str(vm.socket)) as channel:
+        done = ShellStub(channel).Exec(ExecRequest(argv=["grep", "THP_enabled", "/proc/self/status"]))
+        assert done.stdout.split() == ["THP_enabled:", "1"], "the daemon runs these itself"
+
+
 @pytest.mark.parametrize(
     "command",
     [
