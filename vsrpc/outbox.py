@@ -16,7 +16,7 @@ import math
 import threading
 import time
 from collections import deque
-from typing import Callable, List, Sequence, Tuple
+from typing import Callable, Sequence
 
 from vsrpc.hello import MESSAGE_COST
 from vsrpc.transports import Buffer, Transport, TransportClosed, TransportError, TransportTimeout
@@ -42,23 +42,28 @@ class _Message:
         self._rest = deque(memoryview(buffer).cast("B") for buffer in buffers if len(buffer))
         self.size = sum(map(len, self._rest))
         self.then = then
+        self.pieces: list[memoryview] = []
+        """What to write next."""
 
-    def first(self, room: int) -> list[memoryview]:
-        """What to write next, of at most `room` bytes."""
+    def prepare(self, room: int) -> int:
+        """Have at most `room` bytes as what to write next; how many they are."""
         piece = self._rest[0]
         if len(piece) >= room:
-            return [piece[:room]]
-        pieces: list[memoryview] = []
+            self.pieces = [piece[:room]]
+            return room
+        self.pieces = []
+        left = room
         for piece in self._rest:
-            if len(piece) >= room:
-                pieces.append(piece[:room])
-                break
-            pieces.append(piece)
-            room -= len(piece)
-        return pieces
+            if len(piece) >= left:
+                self.pieces.append(piece[:left])
+                return room
+            self.pieces.append(piece)
+            left -= len(piece)
+        return room - left
 
     def sent(self, count: int) -> bool:
-        """So many bytes were written; whether that was all."""
+        """So many bytes were written; whether that was all. Nothing of what was is held any more."""
+        self.pieces = []
         while count:
             piece = self._rest[0]
             if count < len(piece):
@@ -67,9 +72,6 @@ class _Message:
             self._rest.popleft()
             count -= len(piece)
         return not self._rest
-
-
-_Work = Tuple[_Message, List[memoryview]]
 
 
 class Outbox:
@@ -126,8 +128,8 @@ class Outbox:
             if not self._parked:
                 return
             self._parked = False
-            work = self._next()
-        if not self._write(work, may_wait=False):
+            message = self._next()
+        if not self._write(message, may_wait=False):
             self._hand_over()
 
     @property
@@ -157,8 +159,8 @@ class Outbox:
             if self._writing:
                 return
             self._writing = True
-            work = self._next()
-        if not self._write(work, may_wait=False):
+            first = self._next()
+        if not self._write(first, may_wait=False):
             self._hand_over()
 
     def flush(self, seconds: float) -> bool:
@@ -219,19 +221,18 @@ class Outbox:
                 self._fail(TransportTimeout(f"{self._transport.peer}: the host does not read in time"))
             elif handed_over:
                 with self._lock:
-                    work = self._next()
-                self._write(work, may_wait=True)
+                    message = self._next()
+                self._write(message, may_wait=True)
 
-    def _write(self, work: _Work | None, may_wait: bool) -> bool:
-        """Write that, and what else there is and there is room for; False when that needs waiting that is not
-        allowed."""
+    def _write(self, message: _Message | None, may_wait: bool) -> bool:
+        """Write what was prepared of a message, and what else there is and there is room for; False when that needs
+        waiting that is not allowed."""
         self._given_up = time.monotonic() + self._write_timeout
         try:
-            while work is not None:
-                message, pieces = work
+            while message is not None:
                 sent = 0
                 try:
-                    sent = self._transport.send_some(pieces, _NAP if may_wait else 0)
+                    sent = self._transport.send_some(message.pieces, _NAP if may_wait else 0)
                 except TransportTimeout:
                     if not may_wait:
                         return False
@@ -239,17 +240,16 @@ class Outbox:
                         raise
                 else:
                     self._given_up = time.monotonic() + self._write_timeout
-                del pieces, work  # whoever is told that all was sent may use the buffers again
-                work, then = self._sent(message, sent)
+                message, then = self._sent(message, sent)
                 if then is not None:
                     then()
         except TransportError as error:
             self._fail(error)
         return True
 
-    def _sent(self, message: _Message, count: int) -> tuple[_Work | None, Callable[[], None] | None]:
-        """So much of a message was written: what to write next, and whom to tell that this one is."""
-        whole = count > 0 and message.sent(count)
+    def _sent(self, message: _Message, count: int) -> tuple[_Message | None, Callable[[], None] | None]:
+        """So much of a message was written: what to write next, and whom to tell that all of it was."""
+        whole = message.sent(count)
         with self._lock:
             self._sending = 0
             then = None
@@ -263,8 +263,8 @@ class Outbox:
                     then = message.then
             return self._next(), then
 
-    def _next(self) -> _Work | None:
-        """What to write next, if there is something and room for it."""
+    def _next(self) -> _Message | None:
+        """Prepare what to write next, if there is something and room for it."""
         message = self._current
         if message is None:
             queue = self._small or self._large
@@ -279,9 +279,8 @@ class Outbox:
             if self._thread is None:
                 self._need_thread()
             return None
-        pieces = message.first(room)
-        self._sending = sum(map(len, pieces))
-        return message, pieces
+        self._sending = message.prepare(room)
+        return message
 
     def _fail(self, error: TransportError) -> None:
         with self._lock:

@@ -153,6 +153,21 @@ def test_what_follows_a_message_is_done_once_it_is_written(desk: Desk) -> None:
     assert done == ["a", "b"]
 
 
+@pytest.mark.parametrize("window", [0, 8000], ids=["by who puts it", "by who brings an acknowledgement"])
+def test_who_is_told_that_a_message_is_written_may_change_its_buffers(desk: Desk, window: int) -> None:
+    """Nobody has a view of them any more, with which a bytearray could not be resized."""
+    content = bytearray(message("a", 10_000))
+    desk.outbox.grant(window)
+    desk.outbox.put(desk.session, [content], then=content.clear)
+    if window:
+        assert desk.reader.read(window) == message("a", window)
+        assert content
+        desk.outbox.acknowledge(2)
+    assert desk.reader.read(10_000 - window) == message("a", 10_000 - window)
+    assert desk.outbox.flush(20)
+    assert not content
+
+
 # -- the window
 
 
