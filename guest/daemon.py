@@ -94,7 +94,7 @@ class Daemon:
             errors=ERRORS,
             max_request_size=config.server.max_request_size,
             request_timeout=config.server.request_timeout,
-            interceptors=(*log_call, policy.switches.intercept, self._machine.intercept),
+            interceptors=(*log_call, self._tidy, policy.switches.intercept, self._machine.intercept),
             on_refused=None if self._audit is None else self._audit.refused,
         )
         self._stopped = threading.Event()
@@ -127,6 +127,11 @@ class Daemon:
             authenticator=judge,
             on_idle=self._idle,
         )
+
+    def _tidy(self, proceed: Callable[[Any, ServicerContext], Any], request: Any, context: ServicerContext) -> Any:
+        """Who is never idle does at each call what can wait no longer."""
+        self._files.tidy()
+        return proceed(request, context)
 
     def _idle(self) -> None:
         self._files.idle()

@@ -227,7 +227,8 @@ class Outbox:
     def _write(self, message: _Message | None, may_wait: bool) -> bool:
         """Write what was prepared of a message, and what else there is and there is room for; False when that needs
         waiting that is not allowed."""
-        self._given_up = time.monotonic() + self._write_timeout
+        if may_wait:
+            self._given_up = time.monotonic() + self._write_timeout
         try:
             while message is not None:
                 sent = 0
@@ -239,29 +240,31 @@ class Outbox:
                     if time.monotonic() >= self._given_up:
                         raise
                 else:
-                    self._given_up = time.monotonic() + self._write_timeout
-                message, then = self._sent(message, sent)
-                if then is not None:
-                    then()
+                    if may_wait:
+                        self._given_up = time.monotonic() + self._write_timeout
+                message = self._sent(message, sent)
         except TransportError as error:
             self._fail(error)
         return True
 
-    def _sent(self, message: _Message, count: int) -> tuple[_Message | None, Callable[[], None] | None]:
-        """So much of a message was written: what to write next, and whom to tell that all of it was."""
+    def _sent(self, message: _Message, count: int) -> _Message | None:
+        """So much of a message was written: tell who waits for all of it. What to write next."""
         whole = message.sent(count)
         with self._lock:
             self._sending = 0
-            then = None
-            if self._current is message:  # no new session has begun
+            current = self._current is message  # no new session has begun
+            if current:
                 self._used += count
                 self._queued -= count
-                if whole:
-                    self._used += MESSAGE_COST
-                    self._current = None
-                    self._changed.notify_all()
-                    then = message.then
-            return self._next(), then
+            if not current or not whole:
+                return self._next()
+            self._used += MESSAGE_COST
+            self._current = None
+            self._changed.notify_all()
+        if message.then is not None:
+            message.then()
+        with self._lock:
+            return self._next()
 
     def _next(self) -> _Message | None:
         """Prepare what to write next, if there is something and room for it."""
@@ -276,6 +279,7 @@ class Outbox:
         room = self._granted - self._used if self._window else message.size
         if room <= 0:
             self._parked = True
+            self._given_up = time.monotonic() + self._write_timeout
             if self._thread is None:
                 self._need_thread()
             return None

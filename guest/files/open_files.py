@@ -10,6 +10,7 @@ import os
 import threading
 from typing import Callable
 
+from guest.os_errors import as_rpc_error
 from guest.policy.paths import Opened
 from vsrpc.deadline import Deadline
 
@@ -27,13 +28,6 @@ class OpenFile:
         self.judged = Deadline(_JUDGED)
         self.readers = 1
         self.kept = False
-        self.wanted = True  # its end was not read yet
-
-    def close_unused(self) -> None:
-        """Close it, unless it is kept, somebody reads, or it is closed."""
-        if not self.kept and not self.readers and self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
 
 
 class OpenFiles:
@@ -46,46 +40,79 @@ class OpenFiles:
         self._open_read = open_read
         self._lock = threading.Lock()
         self._files: dict[str, OpenFile] = {}  # those that are kept, the oldest first
+        self._ended: dict[str, Deadline] = {}  # until when none is kept that was read to its end
 
     def take(self, path: str) -> tuple[OpenFile, os.stat_result]:
         """The file to which a path leads, and what it is now."""
+        self.sweep()
         file = self._files.get(path)
         if file is not None:
             now = _status(path)
-            with self._lock:
-                if file.kept:
-                    if now is not None and os.path.samestat(now, file.status) and not file.judged.expired:
+            if now is not None and os.path.samestat(now, file.status):
+                with self._lock:
+                    if file.kept:
                         file.readers += 1
                         return file, now
-                    self._drop(path)
-        file = OpenFile(self._open_read(path))
+        opened = self._open_read(path)
+        try:
+            file = OpenFile(opened)
+        except OSError as failure:
+            os.close(opened.fd)
+            raise as_rpc_error(failure, path) from failure
         return file, file.status
 
     def give(self, path: str, file: OpenFile, *, again: bool) -> None:
         """The file is not read any more; `again`: but it will be, by that path, so that it may stay open."""
+        self.sweep()
+        unused: list[OpenFile] = []
         with self._lock:
             file.readers -= 1
             if not again:
-                self._drop(path)
-                file.wanted = False
-            elif file.wanted and path not in self._files and not file.judged.expired:
+                self._ended[path] = Deadline(_JUDGED)  # whoever still reads an earlier part of it comes late
+                self._drop(path, unused)
+            elif not file.kept and path not in self._ended and not file.judged.expired:
+                self._drop(path, unused)
                 if len(self._files) == _MOST:
-                    self._drop(next(iter(self._files)))
+                    self._drop(next(iter(self._files)), unused)
                 self._files[path] = file
                 file.kept = True
-            file.close_unused()
+            if not file.kept and not file.readers and file not in unused:
+                unused.append(file)
+        _close(unused)
+
+    def sweep(self) -> None:
+        """Close those whose judgement is no longer good. Costs next to nothing where there are none."""
+        if not self._files and not self._ended:
+            return
+        unused: list[OpenFile] = []
+        with self._lock:
+            for path in [path for path, file in self._files.items() if file.judged.expired]:
+                self._drop(path, unused)
+            for path in [path for path, until in self._ended.items() if until.expired]:
+                del self._ended[path]
+        _close(unused)
 
     def clear(self) -> None:
         """Keep none open."""
+        unused: list[OpenFile] = []
         with self._lock:
             for path in list(self._files):
-                self._drop(path)
+                self._drop(path, unused)
+            self._ended.clear()
+        _close(unused)
 
-    def _drop(self, path: str) -> None:
+    def _drop(self, path: str, unused: list[OpenFile]) -> None:
         file = self._files.pop(path, None)
         if file is not None:
             file.kept = False
-            file.close_unused()
+            if not file.readers:
+                unused.append(file)
+
+
+def _close(files: list[OpenFile]) -> None:
+    """Not under the lock: it may take long, on a file system of a network."""
+    for file in files:
+        os.close(file.fd)
 
 
 def _status(path: str) -> os.stat_result | None:

@@ -30,7 +30,7 @@ def allow_many_files() -> None:
 
 
 _prctl = ctypes.CDLL(None).prctl
-_PR_SET_THP_DISABLE = 41  # linux/prctl.h
+_PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42  # linux/prctl.h
 
 
 class HugePages:
@@ -46,9 +46,9 @@ class HugePages:
         self._starting = 0
 
     def refuse(self) -> None:
-        """Have none from now on, where the system can do that."""
+        """Have none from now on, where the system can do that, and nobody has said so before."""
         with self._lock:
-            self._refused = _set_no_huge_pages(True)
+            self._refused = not _prctl(_PR_GET_THP_DISABLE, 0, 0, 0, 0) and _set_no_huge_pages(True)
 
     def __enter__(self) -> None:
         with self._lock:

@@ -76,6 +76,10 @@ class FileService(FileUploads, FileTrees, FileChanges):
         self._sessions.stop()
         self._open_files.clear()
 
+    def tidy(self) -> None:
+        """Let go of what was kept for long enough."""
+        self._open_files.sweep()
+
     def idle(self) -> None:
         """Let go of what was kept for the next call."""
         self._open_files.clear()

@@ -92,6 +92,12 @@ def test_a_judgement_is_good_for_a_second(
     for clock.now in (100.0, 100.5, 100.9, 101.0, 101.5):
         read(files, place / "f", again=True)
     assert (len(judge.opened), judge.open_now) == (2, 1)
+    clock.now = 101.9
+    files.sweep()
+    assert judge.open_now == 1
+    clock.now = 102.0
+    files.sweep()
+    assert judge.open_now == 0, "nobody has to come for it"
 
 
 def replace_by_file(place: Path) -> None:
@@ -142,6 +148,16 @@ def test_two_readers_of_which_one_comes_to_the_end(place: Path, files: OpenFiles
     assert os.pread(first.fd, SIZE, 0) == bytes(SIZE), "it is still open"
     files.give(path, first, again=True)
     assert (len(judge.opened), judge.open_now) == (1, 0)
+
+
+def test_one_that_was_read_to_its_end_is_not_kept_for_who_comes_late(
+    place: Path, files: OpenFiles, judge: Judge
+) -> None:
+    """Of several chunks under way the last one may be the first that is done."""
+    (place / "f").write_bytes(bytes(SIZE))
+    read(files, place / "f", again=False)
+    read(files, place / "f", again=True)
+    assert judge.open_now == 0
 
 
 def test_few_stay_open_and_none_when_idle(place: Path, files: OpenFiles, judge: Judge) -> None:

@@ -59,11 +59,11 @@ class SimulatedPort:
                 return count
             rest = rest[len(sizes) :]
 
-    def wait_readable(self, seconds: float | None, wake: int) -> int:
+    def wait_readable(self, milliseconds: float | None, wake: int) -> int:
         if wake != self._wake:
             self._readable.register(wake, select.EPOLLIN)
             self._wake = wake
-        until = Deadline(seconds)
+        until = Deadline(None if milliseconds is None else milliseconds / 1000)
         while True:
             flags = self.poll() & (select.POLLIN | select.POLLHUP)
             woken = wake in dict(self._readable.poll(0 if flags else until.remaining()))

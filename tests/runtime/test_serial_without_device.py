@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import select
 import socket
 import time
 from pathlib import Path
@@ -14,9 +15,9 @@ from typing import Any, Iterator
 import pytest
 from runtime_threads import Beside, descriptors, eventually
 
-from vsrpc.transports import TransportClosed, listener, serial, serial_port
-from vsrpc.transports.serial_port import KeptNumber, device_of
-from vsrpc.transports.serial_transport import _Pages
+from vsrpc.transports import TransportClosed, TransportTimeout, listener, serial, serial_port
+from vsrpc.transports.serial_port import DevicePort, KeptNumber, device_of
+from vsrpc.transports.serial_transport import SerialTransport, _Pages
 
 
 @pytest.fixture
@@ -53,6 +54,65 @@ def test_waiting_for_an_absent_port_uses_no_cpu(ear: serial.SerialListener) -> N
     assert (cpu()[0] - before) / (time.monotonic() - begun) < 0.01
     ear.close()
     assert isinstance(accepting.error(), TransportClosed)
+
+
+class Owner:
+    """Of a port that is a socket, which is like one as long as a client is there."""
+
+    lost_output = 0
+
+    def __init__(self, fd: int) -> None:
+        self.wake_fd, self._wake = os.pipe()
+        self._epoll = select.epoll()
+        self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+        self._epoll.register(self.wake_fd, select.EPOLLIN)
+
+    def wait_edge(self, milliseconds: float | None) -> bool:
+        return bool(self._epoll.poll(None if milliseconds is None else milliseconds / 1000))
+
+    def wake(self) -> None:
+        os.write(self._wake, b"x")
+
+    def lose_output(self) -> None:
+        raise AssertionError("nobody left")
+
+    def finished(self, client_left: bool) -> None:
+        self._epoll.close()
+        os.close(self.wake_fd)
+        os.close(self._wake)
+
+
+@pytest.fixture
+def at_socket() -> Iterator[tuple[socket.socket, SerialTransport]]:
+    """A client's end, and the transport of a port that is the other."""
+    client, other = socket.socketpair()
+    other.setblocking(False)
+    port = DevicePort(other.detach(), "socketpair")
+    transport = SerialTransport(Owner(port.fileno()), port, "socketpair", b"", True, 262144)
+    yield client, transport
+    transport.close()
+    port.close()
+    client.close()
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_follows_a_short_message_is_waited_for(
+    at_socket: tuple[socket.socket, SerialTransport], times: int
+) -> None:
+    client, transport = at_socket
+    buffer = memoryview(bytearray(100))
+    months = 9_999_999.999  # the longest Connect-Timeout-Ms
+    for number in range(times):
+        client.send(b"%d" % number)
+        assert transport.recv_into(buffer, months) == 1
+        receiving = Beside(transport.recv_into, buffer, months).until_waiting()
+        client.send(b"more")
+        assert receiving.result() == 4
+    with pytest.raises(TransportTimeout):
+        transport.recv_into(buffer, 0.01)
+    receiving = Beside(transport.recv_into, buffer, months).until_waiting()
+    transport.close()
+    assert isinstance(receiving.error(), TransportClosed)
 
 
 def test_a_port_in_use_is_waited_for(

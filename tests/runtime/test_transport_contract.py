@@ -9,7 +9,9 @@ import contextlib
 import functools
 import os
 import random
+import signal
 import socket
+import threading
 from dataclasses import dataclass
 from typing import Any, Callable, Iterator
 
@@ -196,6 +198,24 @@ def test_a_time_out_of_months_is_no_error(pair: tuple[Transport, Transport]) -> 
 
 
 # -- the end
+
+
+@pytest.mark.parametrize("way", ["receiving", "sending"])
+def test_a_signal_handler_may_close_what_its_thread_waits_for(pair: tuple[Transport, Transport], way: str) -> None:
+    _, server = pair
+    wait: Callable[[], object] = functools.partial(server.recv_into, memoryview(bytearray(1)), 20)
+    if way == "sending":
+        wait = functools.partial(send_all, server, [bytes(MORE_THAN_FITS)], 20)
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: server.close())
+    main = threading.get_ident()
+    timer = threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGUSR1))
+    timer.start()
+    try:
+        with pytest.raises(TransportClosed):
+            wait()
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_what_was_sent_before_the_end_still_arrives(pair: tuple[Transport, Transport]) -> None:

@@ -141,30 +141,66 @@ class Usage:
 
     A descriptor closed under a thread that uses it could be another file's by the time the kernel looks at it.
 
-        with usage.receiving:    (or `sending`) one thread at a time uses it
-            usage.check()        raises TransportClosed once it is closed; also after each time that it waited
-        usage.close()            `wake`s the users, waits until they have left, and `release`s; only the first call does
+        with usage.receiving: ...    (or `sending`) one thread at a time uses it; TransportClosed once it is closed
+        usage.close()                `wake`s the users; `release` is called once, by it or by the last user
+
+    close() waits for nobody: a signal handler may call it in a thread that is inside.
     """
 
     def __init__(self, name: str, wake: Callable[[], object], release: Callable[[], object]) -> None:
         self._name = name
         self._wake = wake
         self._release = release
-        self._closing = threading.Lock()
-        self._closed = False
-        self.receiving = threading.Lock()
-        self.sending = threading.Lock()
+        self._first = threading.Lock()  # of who closes it first
+        self._woken = False  # all that were inside when it was closed
+        self._released = False
+        self.closed = False
+        self.receiving = _Side(self)
+        self.sending = _Side(self)
 
     def check(self) -> None:
-        """Raises TransportClosed once it is closed."""
-        if self._closed:
+        """Raises TransportClosed once it is closed: for users, after each time that they waited."""
+        if self.closed:
             raise TransportClosed(f"{self._name}: closed")
 
     def close(self) -> None:
-        with self._closing:
-            if self._closed:
+        if self._first.acquire(blocking=False):
+            self.closed = True
+            self._wake()
+            self._woken = True
+            self.settle()
+
+    def settle(self) -> None:
+        """It is closed: release it, if nobody is inside; else the last one who leaves will."""
+        receiving, sending = self.receiving.lock, self.sending.lock
+        while self._woken and not self._released and receiving.acquire(blocking=False):
+            alone = sending.acquire(blocking=False)
+            if alone:
+                self._released = True
+                sending.release()
+            receiving.release()
+            if alone:
+                self._release()
+            elif sending.locked():  # else whoever it was found the other lock taken, by us
                 return
-            self._closed = True
-        self._wake()
-        with self.receiving, self.sending:
-            self._release()
+
+
+class _Side:
+    """One of the two ways to use a transport."""
+
+    __slots__ = ("_usage", "lock")
+
+    def __init__(self, usage: Usage) -> None:
+        self._usage = usage
+        self.lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+        if self._usage.closed:
+            self.__exit__()
+            self._usage.check()
+
+    def __exit__(self, *exception: object) -> None:
+        self.lock.release()
+        if self._usage.closed:
+            self._usage.settle()

@@ -3,7 +3,7 @@
 Facts about the port that this rests on (Linux drivers/char/virtio_console.c, QEMU hw/char/virtio-console.c):
 
 - With no client at the host's socket, read() gives 0, write() gives EAGAIN, and poll() says HUP all the time: a
-  level-triggered wait would spin. We wait edge-triggered.
+  level-triggered wait would spin. We wait edge-triggered, but once for what a client says next.
 - A 0 read means "no client now", not "finished": the same descriptor serves the next client.
 - Bytes can be readable while poll() still says HUP: read first, judge later.
 - A second open fails with EBUSY. When the port is unplugged, reads and writes fail with ENODEV and the descriptor never

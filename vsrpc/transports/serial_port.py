@@ -46,7 +46,7 @@ class SerialPort(Protocol):
         """Bytes taken, of at most MAX_WRITE_SLICES buffers of WRITE_SLICE; may be 0. Raises BlockingIOError when no
         client is there or the queue is full, OSError (ENODEV) when the port was unplugged."""
 
-    def wait_readable(self, seconds: float | None, wake: int) -> int:
+    def wait_readable(self, milliseconds: float | None, wake: int) -> int:
         """Wait until there is something to read, or no client, or the descriptor `wake` is readable: select.POLLIN and
         POLLHUP as they are then (no client: both); 0 where a client is silent."""
 
@@ -84,11 +84,11 @@ class DevicePort:
     def write(self, buffers: Sequence[memoryview]) -> int:
         return os.writev(self._fd, buffers)
 
-    def wait_readable(self, seconds: float | None, wake: int) -> int:
+    def wait_readable(self, milliseconds: float | None, wake: int) -> int:
         if wake != self._wake:
             self._readable.register(wake, select.EPOLLIN)
             self._wake = wake
-        for fd, flags in self._readable.poll(seconds):
+        for fd, flags in self._readable.poll(None if milliseconds is None else milliseconds / 1000):
             if fd == self._fd:
                 return flags
         return 0

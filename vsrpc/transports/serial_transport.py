@@ -123,7 +123,6 @@ class SerialTransport:
     def recv_into(self, buffer: memoryview, timeout: float | None = None) -> int:
         deadline = Deadline(timeout)
         with self._usage.receiving:
-            self._usage.check()
             if self._first:
                 count = min(len(buffer), len(self._first))
                 buffer[:count] = self._first[:count]
@@ -132,7 +131,7 @@ class SerialTransport:
             if self._quiet:
                 self._quiet = False
                 # To read would find nothing, most likely, and this had to be done then in any case.
-                flags = self._port.wait_readable(deadline.remaining(), self._wake_fd)
+                flags = self._port.wait_readable(poll_time(deadline), self._wake_fd)
                 if not flags & select.POLLHUP:
                     self._arrived = True
                 if not flags:
@@ -185,7 +184,6 @@ class SerialTransport:
         pieces = _pieces(buffers)
         deadline: Deadline | None = None
         with self._usage.sending:
-            self._usage.check()
             while True:
                 full = False
                 try:
@@ -239,7 +237,8 @@ def _pieces(buffers: Sequence[Buffer]) -> list[memoryview]:
         if size <= WRITE_SLICE:
             pieces.append(view)
         else:
-            pieces += [view[start : start + WRITE_SLICE] for start in range(0, size, WRITE_SLICE)]
+            ends = min(size, WRITE_SLICE * MAX_WRITE_SLICES)
+            pieces += [view[start : start + WRITE_SLICE] for start in range(0, ends, WRITE_SLICE)]
         if len(pieces) >= MAX_WRITE_SLICES:
             break
     return pieces[:MAX_WRITE_SLICES]

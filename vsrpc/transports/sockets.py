@@ -61,7 +61,6 @@ class SocketTransport(PeerStream):
     def recv_into(self, buffer: memoryview, timeout: float | None = None) -> int:
         deadline = Deadline(timeout)
         with self._usage.receiving:
-            self._usage.check()
             while True:
                 try:
                     count = self._socket.recv_into(buffer)
@@ -78,7 +77,6 @@ class SocketTransport(PeerStream):
     def send_some(self, buffers: Sequence[Buffer], timeout: float | None = None) -> int:
         deadline = Deadline(timeout)
         with self._usage.sending:
-            self._usage.check()
             while True:
                 try:
                     return self._socket.sendmsg(buffers[:_MAX_BUFFERS])
@@ -122,7 +120,6 @@ class SocketListener:
 
     def accept(self) -> SocketTransport:
         with self._usage.receiving:
-            self._usage.check()
             stopped = select.poll()
             stopped.register(self._wake_read, select.POLLIN)
             stopped_or_peer = select.poll()
