@@ -84,7 +84,8 @@ def test_a_write_waits_until_the_thaw_and_so_do_the_logs(vm: VM, channel: vsrpc.
 
 
 def test_who_goes_away_leaves_nothing_frozen(vm: VM) -> None:
-    assert ran(vm, "freeze", "--lease", "2") == "frozen for 2 s at most: /\n"
+    told = ran(vm, "freeze", "--lease", "2")
+    assert re.fullmatch(r"frozen for [12] s at most: /\n", told), told  # on a slow machine one has gone by
     sh(vm, WRITE)
     sh(vm, "until journalctl -u vsrpc-guest -o cat | grep -q 'nobody has thawed / within'; do sleep 0.1; done")
 
