@@ -40,7 +40,9 @@ class OpenFiles:
         self._open_read = open_read
         self._lock = threading.Lock()
         self._files: dict[str, OpenFile] = {}  # those that are kept, the oldest first
-        self._ended: dict[str, Deadline] = {}  # until when none is kept that was read to its end
+        self._ended: dict[
+            str, Deadline
+        ] = {}  # those that were read to their end, the oldest first: not kept until then
 
     def take(self, path: str) -> tuple[OpenFile, os.stat_result]:
         """The file to which a path leads, and what it is now."""
@@ -68,7 +70,9 @@ class OpenFiles:
         with self._lock:
             file.readers -= 1
             if not again:
-                self._ended[path] = Deadline(_JUDGED)  # whoever still reads an earlier part of it comes late
+                # Whoever still reads an earlier part of it comes late.
+                self._ended.pop(path, None)
+                self._ended[path] = Deadline(_JUDGED)
                 self._drop(path, unused)
             elif not file.kept and path not in self._ended and not file.judged.expired:
                 self._drop(path, unused)
@@ -88,7 +92,10 @@ class OpenFiles:
         with self._lock:
             for path in [path for path, file in self._files.items() if file.judged.expired]:
                 self._drop(path, unused)
-            for path in [path for path, until in self._ended.items() if until.expired]:
+            while self._ended:  # there may be very many, of which no call should look at all
+                path = next(iter(self._ended))
+                if not self._ended[path].expired:
+                    break
                 del self._ended[path]
         _close(unused)
 

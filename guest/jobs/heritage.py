@@ -2,7 +2,7 @@
 
 The daemon is protected from the kernel's shortage of memory by its unit, since it may be the only way into the guest
 (/proc/PID/oom_score_adj, proc(5)); what it runs for callers must not be. It may have many files open, where programs
-that use select(2) can have 1024. And it has no huge pages, which cost it some 5 MB and do it no good.
+that use select(2) can have 1024. And it has no huge pages, of which it used only parts.
 """
 
 from __future__ import annotations

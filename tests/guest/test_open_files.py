@@ -36,6 +36,22 @@ class Judge:
         return sum(os.path.exists(f"/proc/self/fd/{fd}") for fd in set(self.opened))
 
 
+class Clock:
+    """The one that deadlines are read from."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(vsrpc.deadline, "time", clock)
+    return clock
+
+
 @pytest.fixture
 def judge() -> Judge:
     return Judge()
@@ -77,17 +93,7 @@ def test_its_size_is_what_it_is_now(place: Path, files: OpenFiles) -> None:
     assert read(files, place / "f", again=True) == SIZE + 4
 
 
-def test_a_judgement_is_good_for_a_second(
-    place: Path, files: OpenFiles, judge: Judge, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Clock:
-        now = 100.0
-
-        def monotonic(self) -> float:
-            return self.now
-
-    clock = Clock()
-    monkeypatch.setattr(vsrpc.deadline, "time", clock)
+def test_a_judgement_is_good_for_a_second(place: Path, files: OpenFiles, judge: Judge, clock: Clock) -> None:
     (place / "f").write_bytes(b"x")
     for clock.now in (100.0, 100.5, 100.9, 101.0, 101.5):
         read(files, place / "f", again=True)
@@ -122,7 +128,7 @@ def test_what_took_its_place_is_judged(
     assert (len(judge.opened), judge.open_now) == (2, 1)
 
 
-def test_a_link_that_now_leads_out_is_refused(place: Path, service: FileService, tmp_path: Path) -> None:
+def test_a_link_that_now_leads_out_is_refused(place: Path, service: FileService) -> None:
     (place / "file").write_bytes(b"0123456789abcdef")
     (place / "f").symlink_to("file")
     assert chunk(service, place / "f", 0) == b"0123456789"
@@ -158,6 +164,22 @@ def test_one_that_was_read_to_its_end_is_not_kept_for_who_comes_late(
     read(files, place / "f", again=False)
     read(files, place / "f", again=True)
     assert judge.open_now == 0
+
+
+def test_one_that_was_read_to_its_end_is_kept_again_later(
+    place: Path, files: OpenFiles, judge: Judge, clock: Clock
+) -> None:
+    for name in ("f", "g", "f"):
+        (place / name).write_bytes(b"x")
+        read(files, place / name, again=False)
+        clock.now += 0.4
+    read(files, place / "g", again=True)
+    assert judge.open_now == 0
+    clock.now += 0.3
+    read(files, place / "g", again=True)
+    assert judge.open_now == 1, "its second has passed"
+    read(files, place / "f", again=True)
+    assert judge.open_now == 1, "this one's has begun anew"
 
 
 def test_few_stay_open_and_none_when_idle(place: Path, files: OpenFiles, judge: Judge) -> None:
