@@ -10,6 +10,7 @@ import json
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -153,22 +154,33 @@ class VM:
         self.qmp("cont")
 
     def reset(self) -> None:
-        """Press the reset button; returns when the guest agent of the next boot answers."""
+        """Press the reset button; returns when the guest agent of the next boot answers.
+
+        An emulated machine was seen to hang then before its kernel said anything: it is pressed once more, after half
+        of the time that a boot may take, and what its CPUs did is printed.
+        """
         before = self.boot_id()
         self.qmp("system_reset")
-        self.wait_boot(before)
+        try:
+            self.wait_boot(before, BOOT_SECONDS[self.accel] / 2)
+        except VMError as failure:
+            if not self.running:
+                raise
+            print(f"VM {self.name} is reset once more: {failure}\n{self._cpus()}", file=sys.stderr)
+            self.qmp("system_reset")
+            self.wait_boot(before)
 
     def boot_id(self) -> str:
         """The kernel's random name of the present boot."""
         return self.ga.read_file("/proc/sys/kernel/random/boot_id").decode().strip()
 
-    def wait_boot(self, before: str = "") -> None:
+    def wait_boot(self, before: str = "", seconds: float | None = None) -> None:
         """Wait until the guest agent answers, from another boot than `before`.
 
         Raises:
             VMError: it does not in time; the message has the end of the console.
         """
-        limit = BOOT_SECONDS[self.accel]
+        limit = BOOT_SECONDS[self.accel] if seconds is None else seconds
         deadline = time.monotonic() + limit
         while time.monotonic() < deadline:
             if not self.running:
@@ -281,6 +293,14 @@ class VM:
         path = self.run / "state.json"
         state = json.loads(path.read_text()) if path.exists() else {}
         path.write_text(json.dumps({**state, **changes}))
+
+    def _cpus(self) -> str:
+        """What QEMU knows of what the guest's CPUs do."""
+        try:
+            registers = str(self.qmp("human-monitor-command", command_line="info registers -a"))
+        except VMError as failure:
+            return str(failure)
+        return "\n".join(line for line in registers.splitlines() if "CPU" in line or "IP=" in line)
 
     def _console_tail(self) -> str:
         try:
