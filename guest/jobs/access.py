@@ -8,6 +8,8 @@ from typing import Callable, Protocol
 from guest.jobs.memory import InputRing, Memory
 from vsrpc.deadline import Deadline
 
+_SHARE = 2  # of the room for input there must be one part for those who have more, before they are told of it
+
 
 class OutputReader(Protocol):
     """One output, for readers (guest.jobs.memory.OutputRing)."""
@@ -104,7 +106,8 @@ class JobAccess:
                 if ring.closed or self.over or deadline.expired or not wanted():
                     return
                 if not watches:  # and look again, as there may have been a change
-                    self._memory.watch_input()
+                    left = offset + len(content) - ring.offset
+                    self._memory.watch_input(ring.size if gap else min(left, ring.size // _SHARE))
                     watches = True
                     continue
                 watches = False

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-from vsrpc.deadline import Deadline
-
 _PIECE = 64 * 1024  # bytes: what a pipe holds by default (pipe(7))
 
 
@@ -33,14 +31,9 @@ class Capture:
         return self.size > len(self._kept)
 
     @property
-    def has_room(self) -> bool:
-        """Always: what is not kept is counted."""
-        return True
-
-    @property
-    def patience(self) -> Deadline:
-        """Nothing to wait for."""
-        return Deadline(None)
+    def pause(self) -> float:
+        """None: what is not kept is counted."""
+        return 0.0
 
     def read(self, limit: int = _PIECE) -> None:
         """Take what is in the pipe, at most about `limit` bytes; sets `ended` when no writer is left."""

@@ -26,17 +26,19 @@ class Changes(threading.Condition):
     def notify_all(self) -> None:
         """Anything may have changed."""
         super().notify_all()
-        self._tell(self._memory.take_watch(output=True, input_=True))
+        watched = [self._memory.take_output_watch(), self._memory.take_input_watch(over=True)]
+        self._tell(any(watched))
 
     def output_came(self) -> None:
         """There is more output."""
         super().notify_all()
-        self._tell(self._memory.take_watch(output=True))
+        self._tell(self._memory.take_output_watch())
 
     def input_taken(self) -> None:
-        """The job has taken input."""
-        super().notify_all()
-        self._tell(self._memory.take_watch(input_=True))
+        """The job has taken input; nobody is told before there is the room that is waited for."""
+        if self._memory.take_input_watch():
+            super().notify_all()
+            self._tell(True)
 
     def close(self) -> None:
         """Nobody else is told any more."""

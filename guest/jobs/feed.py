@@ -6,8 +6,8 @@ import os
 from typing import Callable
 
 from guest.jobs.changes import Changes
-from guest.jobs.log import enlarge
 from guest.jobs.memory import InputRing, Memory
+from guest.jobs.rest import Rest
 
 _END_OF_FILE = b"\x04"  # what ends the input of a terminal in its usual mode: VEOF of termios(3)
 
@@ -30,11 +30,13 @@ class InputFeed:
         self._on_typed = on_typed
         self._terminal = terminal >= 0
         self._ended = False
+        self._rest = Rest()
+        self._since_rest = 0  # bytes that the pipe has taken
         if self._terminal:
             self.reader, self._writer = -1, terminal
         else:
             self.reader, self._writer = os.pipe()
-            enlarge(self._writer)
+            self._rest.enlarge(self._writer)
         os.set_blocking(self._writer, False)
 
     @property
@@ -42,25 +44,30 @@ class InputFeed:
         """Whether it is a terminal's."""
         return self._terminal
 
-    def pending(self) -> int:
-        """The descriptor to write into; -1 while there is nothing to write."""
+    def pending(self) -> tuple[int, float]:
+        """The descriptor to write into, -1 while there is nothing to write; and the seconds for which a full pipe is
+        left to its reader."""
         with self._changed:
-            return self._writer if self.ring.behind or self._ends() else -1
+            return self._writer if self._has_more else -1, self._rest.left
 
     def feed(self) -> None:
         """Write what the pipe takes; close it behind the end."""
         with self._changed:
-            while self._writer >= 0 and (self.ring.behind or self._ends()):
+            while self._has_more:
                 piece = self.ring.next()
                 try:
                     count = self._write(piece)
                 except BlockingIOError:
+                    if not self._rest.left:
+                        self._rest.begin(self._since_rest)
+                        self._since_rest = 0
                     return
                 except OSError:  # EPIPE: the reader is gone. EIO: the terminal's is
                     self._shut()
                     return
                 self._on_typed(piece[:count])
                 del piece  # from now on others may write there
+                self._since_rest += count
                 self.ring.fed(count)
                 self._changed.input_taken()
 
@@ -77,8 +84,12 @@ class InputFeed:
         with self._changed:
             self._shut()
 
+    @property
+    def _has_more(self) -> bool:
+        return self._writer >= 0 and (self.ring.behind > 0 or self._ends())
+
     def _ends(self) -> bool:
-        return self.ring.eof and not self._ended and self._writer >= 0
+        return self.ring.eof and not self._ended
 
     def _write(self, piece: memoryview) -> int:
         """Bytes of the piece written, or the end where it is empty."""

@@ -70,12 +70,8 @@ class Output(Protocol):
     ended: bool
 
     @property
-    def has_room(self) -> bool:
-        """Whether `read` would take anything."""
-
-    @property
-    def patience(self) -> Deadline:
-        """When to look at `has_room` anew, if nothing happens before."""
+    def pause(self) -> float:
+        """Seconds for which `read` need not be called, unless something else happens: 0 when it may take something."""
 
     def read(self, limit: int = ...) -> None:
         """Take what is there, without waiting, at most about `limit` bytes; of a terminal perhaps less."""
@@ -97,8 +93,8 @@ class Input(Protocol):
     def echoes(self) -> bool:
         """Whether what is fed may be output at once: a terminal's."""
 
-    def pending(self) -> int:
-        """The descriptor into which more is to be written once there is room; -1 for none."""
+    def pending(self) -> tuple[int, float]:
+        """The descriptor into which more is to be written once there is room, -1 for none; and in how many seconds."""
 
     def feed(self) -> None:
         """Write what there is room for, without waiting."""
@@ -118,9 +114,9 @@ class NoInput:
     def __init__(self) -> None:
         self.reader = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
 
-    def pending(self) -> int:
+    def pending(self) -> tuple[int, float]:
         """Never anything."""
-        return -1
+        return -1, 0.0
 
     def feed(self) -> None:
         """Nothing to write."""
@@ -325,13 +321,16 @@ class Job:
         outputs: dict[int, Output] = {}
         for output in (self.stdout, self.stderr):
             if output.reader >= 0 and not output.ended:
-                if output.has_room:
+                pause = output.pause
+                if pause:
+                    deadline = deadline.sooner(pause)
+                else:
                     outputs[output.reader] = output
                     poll.register(output.reader, select.POLLIN)
-                else:
-                    deadline = deadline.sooner(output.patience.remaining())
-        into = self._stdin.pending()
-        if into >= 0:
+        into, pause = self._stdin.pending()
+        if into >= 0 and pause:
+            deadline = deadline.sooner(pause)
+        elif into >= 0:
             poll.register(into, select.POLLOUT)
         for fd in (self._wake.fileno(), *tree.filenos()):
             poll.register(fd, select.POLLIN)

@@ -195,7 +195,7 @@ class LiveJob(JobAccess):
     def _feed(self) -> None:
         assert self._feeder is not None, "it takes input"
         self._feeder.feed()  # at once, where there is room: the job's thread would be a change of threads more
-        if self._feeder.pending() >= 0:
+        if self._feeder.pending()[0] >= 0:
             self._job.wake()
 
     # -- its own thread

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -12,21 +11,14 @@ import termios
 
 from guest.jobs.changes import Changes
 from guest.jobs.memory import Memory, OutputRing
+from guest.jobs.rest import PIPE_SIZE, Rest
 from vsrpc.deadline import Deadline
 
-PIPE_SIZE = 1024 * 1024
-"""Bytes that a job may be ahead of us: what a pipe may have without privileges (pipe(7)). Fewer, larger moves."""
+_MUCH = 16 * 1024  # bytes taken at a time from which on more of them are waited for
 
 _PIECE = 64 * 1024  # bytes that are moved at a time where they must be copied
 _TERMINAL_PIECE = 8 * 1024  # the same from a terminal, which gives some 4 KiB
 _TERMINAL_SIZE = 256 * 1024  # bytes: more than the kernel keeps between the ends of one (TTYB_DEFAULT_MEM_LIMIT)
-_F_SETPIPE_SZ = 1031  # linux/fcntl.h; in the fcntl module since Python 3.10
-
-
-def enlarge(pipe: int) -> None:
-    """Let a pipe hold as much as it may."""
-    with contextlib.suppress(OSError):  # the user's pipes use too much already
-        fcntl.fcntl(pipe, _F_SETPIPE_SZ, PIPE_SIZE)
 
 
 class OutputLog:
@@ -42,6 +34,7 @@ class OutputLog:
         self._changed = changed
         self._can_splice = hasattr(os, "splice")  # Python 3.10
         self._is_terminal = False
+        self._rest = Rest()
         self.ended = False
         self.reader, self.writer = -1, -1
 
@@ -49,7 +42,7 @@ class OutputLog:
         """Let the output be a pipe."""
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.reader, False)
-        enlarge(self.reader)
+        self._rest.enlarge(self.reader)
 
     def use_terminal(self, leader: int, follower: int) -> None:
         """Let the output be a terminal, of which this object has copies of its own."""
@@ -88,7 +81,12 @@ class OutputLog:
     @property
     def patience(self) -> Deadline:
         """Until when a full log waits for readers."""
-        return self._ring.patience
+        return Deadline(self._ring.patience or None)
+
+    @property
+    def pause(self) -> float:
+        """Seconds for which a full log waits for readers, or one that took much for more."""
+        return self._rest.left or self._ring.patience
 
     def read(self, limit: int = PIPE_SIZE) -> None:
         """Move what is in the pipe here, about `limit` bytes at most; sets `ended` when no writer is left."""
@@ -96,11 +94,19 @@ class OutputLog:
             # What fills a terminal as fast as it is emptied must not keep its job from the keys that are to end that.
             self._read_terminal(min(limit, _PIECE))
             return
+        taken = self._read_pipe(limit)
+        if taken >= _MUCH:
+            self._rest.begin(taken)
+        else:
+            self._rest.end()
+
+    def _read_pipe(self, limit: int) -> int:
+        """The same; how many bytes it was."""
         taken, there = 0, -1
         while there and taken < limit and not self.ended and self.reader >= 0:
             room = min(self._ring.room, limit - taken)
             if room <= 0:
-                return
+                break
             try:
                 if there < 0:
                     there = self.waiting()
@@ -115,10 +121,11 @@ class OutputLog:
                     assert fd is not None, "the job has not ended"
                     count = self._move(fd, place, room)
             except BlockingIOError:
-                return
+                break
             taken += count
             there -= count
             self._grow(count)
+        return taken
 
     def _read_terminal(self, limit: int) -> None:
         """The same of a terminal: it must be copied anyway, so that it shows what was there when it has been read."""

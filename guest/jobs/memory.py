@@ -18,8 +18,6 @@ import os
 import threading
 import time
 
-from vsrpc.deadline import Deadline
-
 ATTENTION = 60.0
 """Seconds after a Read for which a job that holds its output waits for the next: longer than a link takes to heal."""
 
@@ -30,11 +28,14 @@ NAP = 0.5
 """Seconds after which whoever waits looks again, should the news of a change have been lost: with the process that was
 about to tell, or since a counter and the flag that asks for news are written by different processors."""
 
+_MOMENT = 0.001  # seconds
+
 _LAYOUT = 2  # its version
 _HEAD = 65536  # bytes before the rings: what is mapped begins with a page, of which some machines have larger ones
 
 # The counters. Those of a ring of output: the first byte that is still there, how many came, how many of them a reader
-# has, and when that was last said. Of that of input: how many bytes callers gave, and the job took.
+# has, and when that was last said. Of that of input: how many bytes callers gave, and the job took. For how much room
+# for input somebody waits (another version of us may say 1 for any).
 _VERSION, _OUTPUT_SIZE, _INPUT_SIZE, _HOLDS, _OUTPUT_WATCHED, _INPUT_WATCHED, _OVER, _PID, _STDOUT = range(9)
 _START, _END, _TAKEN, _SEEN = range(4)
 _STDERR = _STDOUT + 4
@@ -142,20 +143,26 @@ class Memory:
         """Another process is to be told when there is more output, or the job ends."""
         self.counters[_OUTPUT_WATCHED] = True
 
-    def watch_input(self) -> None:
-        """Another process is to be told when the job takes input, or none any more."""
-        self.counters[_INPUT_WATCHED] = True
+    def watch_input(self, room: int) -> None:
+        """Whoever waits is to be told when so many bytes of input can be given, or the job takes none any more."""
+        asked = self.counters[_INPUT_WATCHED]
+        self.counters[_INPUT_WATCHED] = min(asked, room) if asked else room
 
-    def take_watch(self, *, output: bool = False, input_: bool = False) -> bool:
-        """Whether another process is to be told that something of these has changed; it is not asked for any more."""
-        watched = False
-        if output and self.counters[_OUTPUT_WATCHED]:
-            self.counters[_OUTPUT_WATCHED] = False
-            watched = True
-        if input_ and self.counters[_INPUT_WATCHED]:
-            self.counters[_INPUT_WATCHED] = False
-            watched = True
-        return watched
+    def take_output_watch(self) -> bool:
+        """Whether another process is to be told that there is more output; it is not asked for any more."""
+        if not self.counters[_OUTPUT_WATCHED]:
+            return False
+        self.counters[_OUTPUT_WATCHED] = False
+        return True
+
+    def take_input_watch(self, *, over: bool = False) -> bool:
+        """Whether those who wait are to be told that there is room for input; it is not asked for any more. `over`: or
+        of another change, which may be the job's end."""
+        asked = self.counters[_INPUT_WATCHED]
+        if not asked or not (over or self.input is None or self.input.room >= asked or self.input.closed):
+            return False
+        self.counters[_INPUT_WATCHED] = 0
+        return True
 
     def attend(self, stdout: int, stderr: int) -> bool:
         """A reader has the outputs up to there, and stays; whether that makes room for a job that waits for it."""
@@ -253,9 +260,9 @@ class OutputRing:
         return self.size - (self.end - max(self._memory.counters[self._counter + _TAKEN], self.start))
 
     @property
-    def patience(self) -> Deadline:
-        """Until when a full ring waits for readers, before it is looked at again."""
-        return Deadline(None if self.room > 0 else max(0.0, min(NAP, ATTENTION - self._silent)))
+    def patience(self) -> float:
+        """Seconds for which a full ring waits for readers, before it is looked at again; 0 while it is not full."""
+        return 0.0 if self.room > 0 else max(_MOMENT, min(NAP, ATTENTION - self._silent))
 
     def place(self, room: int) -> tuple[int, int]:
         """Where in the file the next bytes belong, and how many at most, not more than `room`, stand there in a row."""
@@ -310,7 +317,7 @@ class InputRing:
     def __init__(self, memory: Memory, base: int, size: int) -> None:
         self._memory = memory
         self._base = base
-        self._size = size
+        self.size = size
         self._map: mmap.mmap | None = None  # in the job's process
         self._mapped = memoryview(b"")
         self._lock = threading.Lock()
@@ -324,6 +331,11 @@ class InputRing:
     def behind(self) -> int:
         """Bytes that the job has not taken."""
         return self.offset - self._memory.counters[_INPUT + _FED]
+
+    @property
+    def room(self) -> int:
+        """Bytes that can be taken now."""
+        return self.size - self.behind
 
     @property
     def eof(self) -> bool:
@@ -340,7 +352,7 @@ class InputRing:
     def takes(self, offset: int, count: int) -> bool:
         """Whether there is room for so many bytes that belong at `offset`."""
         taken = self.offset
-        return offset <= taken and offset + count - taken <= self._size - self.behind
+        return offset <= taken and offset + count - taken <= self.room
 
     def take(self, offset: int, content: memoryview, eof: bool) -> bool:
         """Take what there is room for of bytes that belong at `offset`; bytes that were taken before are passed over.
@@ -352,7 +364,7 @@ class InputRing:
             fresh = self._fresh(offset, content)
             if self.closed or fd is None:
                 return True
-            piece = fresh[: self._size - self.behind]
+            piece = fresh[: self.room]
             self._pwrite(fd, piece)
             self._memory.counters[_INPUT + _OFFSET] += len(piece)
             if eof and len(piece) == len(fresh):
@@ -365,7 +377,7 @@ class InputRing:
         """Make ready for `next`. Raises OSError."""
         with self._memory.file() as fd:
             assert fd is not None, "it is new"
-            self._map = mmap.mmap(fd, self._size, offset=self._base)
+            self._map = mmap.mmap(fd, self.size, offset=self._base)
             self._mapped = memoryview(self._map)
 
     def unmap(self) -> None:
@@ -374,8 +386,8 @@ class InputRing:
 
     def next(self) -> memoryview:
         """The next bytes, all that stand in a row; they stay until `fed` says so."""
-        at = self._memory.counters[_INPUT + _FED] % self._size
-        return self._mapped[at : at + min(self.behind, self._size - at)]
+        at = self._memory.counters[_INPUT + _FED] % self.size
+        return self._mapped[at : at + min(self.behind, self.size - at)]
 
     def fed(self, count: int) -> None:
         """The job has taken so many."""
@@ -402,8 +414,8 @@ class InputRing:
         return fresh
 
     def _pwrite(self, fd: int, piece: memoryview) -> None:
-        at = self.offset % self._size
-        first = min(len(piece), self._size - at)
+        at = self.offset % self.size
+        first = min(len(piece), self.size - at)
         os.pwrite(fd, piece[:first], self._base + at)
         if first < len(piece):
             os.pwrite(fd, piece[first:], self._base)

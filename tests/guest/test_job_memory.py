@@ -9,6 +9,7 @@ import signal
 import threading
 import tty
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Iterator
 
 import pytest
@@ -20,9 +21,11 @@ from guest.jobs.changes import Changes
 from guest.jobs.live import LiveJob
 from guest.jobs.log import OutputLog
 from guest.jobs.memory import InputRing, Memory, OutputRing
+from guest.jobs.rest import PIPE_SIZE, Rest
 from guest.jobs.sharing import MemoryServer
 from guest.jobs.terminal import open_terminal
 from guest.jobs.view import MemoryClient
+from vsrpc import deadline
 from vsrpc.deadline import Deadline
 
 SIZE = 64
@@ -200,11 +203,59 @@ def test_output_is_held_for_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not reader.attend(0, 0)
     assert reader.attend(10, 0)
     assert not reader.attend(10, 0)  # once is enough
-    assert (job.stdout.room, job.stdout.patience.remaining()) == (10, None)
+    assert (job.stdout.room, job.stdout.patience) == (10, 0)
     put(job, job.stdout, b"y" * 10)
-    assert (job.stdout.patience.remaining() or 0) <= memory.NAP  # who was to tell of room may have died
+    assert 0 < job.stdout.patience <= memory.NAP  # who was to tell of room may have died
     monkeypatch.setattr(memory, "ATTENTION", 0.0)  # the reader has been away for too long
     assert job.stdout.room == SIZE
+
+
+def test_who_waits_for_room_is_told_when_there_is_enough() -> None:
+    """Else each move of the job's wakes it, for little; and who wants less is not made to wait for more."""
+    job = Memory.make(SIZE, takes_input=True)
+    writer, ring = other(job), job.input
+    assert ring is not None
+    assert ring.take(0, memoryview(bytes(memory.MAX_AHEAD)), False)
+    writer.watch_input(100)
+    writer.watch_input(30)
+    writer.watch_input(50)
+    ring.fed(29)
+    assert not job.take_input_watch()
+    ring.fed(1)
+    assert [job.take_input_watch(), job.take_input_watch()] == [True, False]
+    writer.watch_input(100)
+    assert not job.take_input_watch()
+    assert [job.take_input_watch(over=True), job.take_input_watch(over=True)] == [True, False]
+    writer.watch_input(100)
+    ring.close()
+    assert job.take_input_watch()
+    job.close()
+    writer.close()
+
+
+def test_a_pipe_rests_for_longer_the_less_it_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: 100.0))
+    reader, writer = os.pipe()
+    rest, small = Rest(), Rest()
+    assert rest.left == 0
+    rest.begin(100)
+    assert rest.left == 0  # of a pipe that is not large
+    rest.enlarge(writer)
+    lengths = []
+    for moved in (100, 100, 100, 100, 100, 100, PIPE_SIZE // 3, PIPE_SIZE, PIPE_SIZE):
+        rest.begin(moved)
+        lengths.append(round(1000 * rest.left))
+    assert lengths == [1, 2, 4, 8, 16, 16, 16, 8, 4]
+    rest.end()
+    assert rest.left == 0
+    rest.begin(100)
+    assert round(1000 * rest.left) == 1
+    null = os.open("/dev/null", os.O_WRONLY)
+    small.enlarge(null)  # refused, as where the user's pipes use too much already
+    small.begin(100)
+    assert small.left == 0
+    for fd in (reader, writer, null):
+        os.close(fd)
 
 
 class Ends:
