@@ -12,12 +12,12 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Callable, Tuple
+from typing import TYPE_CHECKING, Callable, Sequence, Tuple
 
 from vsrpc.errors import RpcError, outcome_unknown
 from vsrpc.incoming import IncomingCall
 from vsrpc.status import Code
-from vsrpc.wire import Response
+from vsrpc.wire import Headers, Response
 
 if TYPE_CHECKING:
     from vsrpc.server_session import ServerSession
@@ -46,14 +46,40 @@ Waiter = Tuple["ServerSession", IncomingCall]
 """Where a reply is to go, and to which call it is then the reply."""
 
 
+class KeptReply:
+    """A response in half of the memory: there are thousands."""
+
+    __slots__ = ("_body", "_head", "_tail")
+
+    def __init__(self, response: Response) -> None:
+        lines = [f"{response.status} {response.reason}", *(f"{name}:{value}" for name, value in response.headers)]
+        self._head = "\n".join(lines).encode("latin-1")
+        self._body, self._tail = response.body, response.tail
+
+    @property
+    def size(self) -> int:
+        """Bytes of content."""
+        return len(self._body)
+
+    def response(self) -> Response:
+        """The response."""
+        first, *lines = self._head.decode("latin-1").split("\n")
+        status, _, reason = first.partition(" ")
+        pairs = (line.partition(":") for line in lines)
+        headers = Headers.parsed((name, value) for name, _, value in pairs)
+        return Response(int(status), headers, self._body, reason, self._tail)
+
+
 class _Entry:
+    __slots__ = ("ended", "fingerprint", "reply", "running", "seen", "timer", "waiters")
+
     def __init__(self, call: IncomingCall, waiter: Waiter, fingerprint: _Fingerprint, now: float):
         self.running: IncomingCall | None = call  # until it has ended: what it holds is not kept
-        self.waiters = [waiter]
+        self.waiters: tuple[Waiter, ...] = (waiter,)
         self.fingerprint = fingerprint
         self.seen = now
         self.ended = 0.0
-        self.response: Response | None = None
+        self.reply: KeptReply | None = None
         self.timer: threading.Timer | None = None
 
 
@@ -104,24 +130,24 @@ class ReplyCache:
                 )
             if entry.running is not None:
                 call.context = entry.running.context  # its deadline and its end are now those of the one that runs
-                entry.waiters.append((session, call))
+                entry.waiters += ((session, call),)
                 self._stop_timer(entry)
                 return False
-            if entry.response is None:
+            if entry.reply is None:
                 raise outcome_unknown(f"{call.path}: the call ran to its end, but its reply was not kept")
-            return entry.response
+            return entry.reply.response()
 
-    def ended(self, call: IncomingCall, response: Response) -> list[Waiter]:
+    def ended(self, call: IncomingCall, response: Response) -> Sequence[Waiter]:
         """A call has run: who waits for its reply."""
         size = len(response.body)
         with self._lock:
             entry = self._entries[call.idempotency_key]
             entry.ended, entry.running = self._clock(), None
             self._stop_timer(entry)
-            waiters, entry.waiters = entry.waiters, []
+            waiters, entry.waiters = entry.waiters, ()
             self._entries.move_to_end(call.idempotency_key)  # in the order in which they ended
             if size <= self._max_bytes // 2:
-                entry.response = response
+                entry.reply = KeptReply(response)
                 self._bytes += size
                 self._shrink()
             return waiters
@@ -134,12 +160,12 @@ class ReplyCache:
                 self._remove(entry, call)
             return bool(entry.waiters) and call.context.is_active()
 
-    def forget(self, call: IncomingCall) -> list[Waiter]:
+    def forget(self, call: IncomingCall) -> Sequence[Waiter]:
         """A call that claimed to run will not: who waits for its reply."""
         with self._lock:
             entry = self._entries.get(call.idempotency_key)
             if entry is None or entry.running is not call:
-                return []
+                return ()
             self._remove(entry, call)
             return entry.waiters
 
@@ -149,7 +175,7 @@ class ReplyCache:
             entry = self._entries.get(call.idempotency_key)
             if entry is None or entry.running is None or not entry.waiters:
                 return
-            entry.waiters = [waiter for waiter in entry.waiters if waiter[1] is not call]
+            entry.waiters = tuple(waiter for waiter in entry.waiters if waiter[1] is not call)
             if entry.waiters:
                 return
             context = entry.running.context
@@ -184,9 +210,9 @@ class ReplyCache:
         for entry in self._entries.values():
             if self._bytes <= self._max_bytes:
                 return
-            if entry.response is not None:
-                self._bytes -= len(entry.response.body)
-                entry.response = None
+            if entry.reply is not None:
+                self._bytes -= entry.reply.size
+                entry.reply = None
 
     def _forget_old(self, now: float) -> None:
         """Forget the calls that ended long ago, and the oldest of too many."""
@@ -199,8 +225,8 @@ class ReplyCache:
                 old.append((key, entry))
         for key, entry in old:
             self._reaches_back_to = max(self._reaches_back_to, entry.seen + _MARGIN * (now - entry.seen))
-            if entry.response is not None:
-                self._bytes -= len(entry.response.body)
+            if entry.reply is not None:
+                self._bytes -= entry.reply.size
             del self._entries[key]
 
 

@@ -9,19 +9,27 @@ import weakref
 from typing import Any, Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from runtime_threads import Beside, eventually
 from runtime_world import EXEC, Gate, RawClient, World
 
-from vsrpc.reply_cache import ReplyCache
+from vsrpc.reply_cache import KeptReply, ReplyCache
 from vsrpc.v1.error_tables import ERROR_CODES
 from vsrpc.v1.shell_pb2 import ExecRequest, ExecResponse
-from vsrpc.wire import Response
+from vsrpc.wire import Headers, Response
 
 REST = "/api/v1/shell/exec"
 NUMBERS = {entry.number: entry.reason for entry in ERROR_CODES}
 UNKNOWN = {"OUTCOME_UNKNOWN"}
 
 MakeWorld = Callable[..., World]
+
+# Values as the parser gives them: Latin-1 without control characters, and no white space at the ends.
+VALUES = st.text(
+    st.characters(min_codepoint=0x21, max_codepoint=0xFF, blacklist_categories=("Cc",)), max_size=20
+).filter(lambda text: text == text.strip())
+NAMES = st.from_regex(r"[a-z0-9!#$%&'*+.^_`|~-]{1,12}", fullmatch=True)
 
 
 class Clock:
@@ -373,3 +381,18 @@ def test_a_busy_server_leaves_the_key_free(make_world: MakeWorld, gate: Gate) ->
     eventually(lambda: world.server._slots._value == 1, "its slot is free")
     assert get(peer, "k", vsrpc_retry_age_ms="100") == "run 2"
     assert runs.commands == ["running", "make"]
+
+
+@given(
+    st.integers(100, 599),
+    st.lists(st.tuples(NAMES, VALUES)),
+    st.binary(),
+    st.sampled_from(["", "OK", "Not Found: a reason"]),
+    st.binary(),
+)
+def test_a_reply_that_was_kept_is_the_one_that_was_given(
+    status: int, headers: list[tuple[str, str]], body: bytes, reason: str, tail: bytes
+) -> None:
+    response = Response(status, Headers(headers), body, reason, tail)
+    kept = KeptReply(response)
+    assert (kept.response(), kept.size) == (response, len(body))
