@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Callable, Protocol
 
-from guest.jobs.memory import InputRing, Memory
+from guest.jobs.memory import NAP, InputRing, Memory
 from vsrpc.deadline import Deadline
 
 _SHARE = 2  # of the room for input there must be one part for those who have more, before they are told of it
@@ -91,7 +91,6 @@ class JobAccess:
         if ring is None:
             raise ValueError("the job was started without input")
         may_wait = not deadline.expired
-        watches = False
         with self.changed:
             while True:
                 gap = offset > ring.offset and may_wait
@@ -105,15 +104,16 @@ class JobAccess:
                         return
                 if ring.closed or self.over or deadline.expired or not wanted():
                     return
-                if not watches:  # and look again, as there may have been a change
-                    left = offset + len(content) - ring.offset
-                    self._memory.watch_input(ring.size if gap else min(left, ring.size // _SHARE))
-                    watches = True
+                left = offset + len(content) - ring.offset
+                enough = ring.size if gap else max(1, min(left, ring.size // _SHARE))
+                self._memory.watch_input(enough)
+                # There may have been a change just before. It is only looked for: to take and to feed now would be news
+                # that the watch is over, and that nobody hears.
+                if ring.closed or self.over or (offset <= ring.offset if gap else ring.room >= enough):
                     continue
-                watches = False
                 self._gaps += gap
                 try:
-                    self._pause(deadline)
+                    self._pause(deadline.sooner(NAP))
                 finally:
                     self._gaps -= gap
 

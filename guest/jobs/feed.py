@@ -30,13 +30,13 @@ class InputFeed:
         self._on_typed = on_typed
         self._terminal = terminal >= 0
         self._ended = False
-        self._rest = Rest()
         self._since_rest = 0  # bytes that the pipe has taken
         if self._terminal:
             self.reader, self._writer = -1, terminal
+            self._rest = Rest()
         else:
             self.reader, self._writer = os.pipe()
-            self._rest.enlarge(self._writer)
+            self._rest = Rest(self._writer)
         os.set_blocking(self._writer, False)
 
     @property

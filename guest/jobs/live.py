@@ -294,7 +294,7 @@ class LiveJob(JobAccess):
                 if output.has_room and output.end == before:
                     break
                 if not output.has_room:
-                    self._job.sleep(output.patience)
+                    self._job.sleep(Deadline(output.pause))
                 if left <= 0 and output.end < most:
                     left = output.waiting()
 

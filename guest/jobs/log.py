@@ -11,10 +11,7 @@ import termios
 
 from guest.jobs.changes import Changes
 from guest.jobs.memory import Memory, OutputRing
-from guest.jobs.rest import PIPE_SIZE, Rest
-from vsrpc.deadline import Deadline
-
-_MUCH = 16 * 1024  # bytes taken at a time from which on more of them are waited for
+from guest.jobs.rest import PIPE_SIZE, enlarge
 
 _PIECE = 64 * 1024  # bytes that are moved at a time where they must be copied
 _TERMINAL_PIECE = 8 * 1024  # the same from a terminal, which gives some 4 KiB
@@ -34,7 +31,6 @@ class OutputLog:
         self._changed = changed
         self._can_splice = hasattr(os, "splice")  # Python 3.10
         self._is_terminal = False
-        self._rest = Rest()
         self.ended = False
         self.reader, self.writer = -1, -1
 
@@ -42,7 +38,7 @@ class OutputLog:
         """Let the output be a pipe."""
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.reader, False)
-        self._rest.enlarge(self.reader)
+        enlarge(self.reader)
 
     def use_terminal(self, leader: int, follower: int) -> None:
         """Let the output be a terminal, of which this object has copies of its own."""
@@ -79,14 +75,9 @@ class OutputLog:
         return self._ring.room > 0
 
     @property
-    def patience(self) -> Deadline:
-        """Until when a full log waits for readers."""
-        return Deadline(self._ring.patience or None)
-
-    @property
     def pause(self) -> float:
-        """Seconds for which a full log waits for readers, or one that took much for more."""
-        return self._rest.left or self._ring.patience
+        """Seconds for which a full log waits for readers."""
+        return self._ring.patience
 
     def read(self, limit: int = PIPE_SIZE) -> None:
         """Move what is in the pipe here, about `limit` bytes at most; sets `ended` when no writer is left."""
@@ -94,19 +85,11 @@ class OutputLog:
             # What fills a terminal as fast as it is emptied must not keep its job from the keys that are to end that.
             self._read_terminal(min(limit, _PIECE))
             return
-        taken = self._read_pipe(limit)
-        if taken >= _MUCH:
-            self._rest.begin(taken)
-        else:
-            self._rest.end()
-
-    def _read_pipe(self, limit: int) -> int:
-        """The same; how many bytes it was."""
         taken, there = 0, -1
         while there and taken < limit and not self.ended and self.reader >= 0:
             room = min(self._ring.room, limit - taken)
             if room <= 0:
-                break
+                return
             try:
                 if there < 0:
                     there = self.waiting()
@@ -121,11 +104,10 @@ class OutputLog:
                     assert fd is not None, "the job has not ended"
                     count = self._move(fd, place, room)
             except BlockingIOError:
-                break
+                return
             taken += count
             there -= count
             self._grow(count)
-        return taken
 
     def _read_terminal(self, limit: int) -> None:
         """The same of a terminal: it must be copied anyway, so that it shows what was there when it has been read."""

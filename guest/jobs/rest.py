@@ -1,12 +1,11 @@
-"""Leaves a pipe to the processes at its other end for a moment, where much goes through it.
+"""Leaves a job's full input to the job for a moment.
 
-They go on meanwhile, with what it holds; else each of their moves, of perhaps 64 KiB, wakes us, which costs a slow
-machine more than the bytes.
+It goes on meanwhile, with what the pipe holds; else each of its reads, of perhaps 64 KiB, wakes us, which costs a slow
+machine more than the bytes. Output does not rest: what a job answers is waited for.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 
 from vsrpc.deadline import NO_DEADLINE, Deadline
@@ -20,18 +19,23 @@ _LEAST, _MOST = 0.001, 0.016  # seconds of a rest
 _FEW, _MANY = PIPE_SIZE // 4, PIPE_SIZE // 2  # bytes after one: that it was too short, or too long
 
 
-class Rest:
-    """When a pipe is looked at again."""
+def enlarge(pipe: int) -> bool:
+    """Let a pipe hold PIPE_SIZE; whether it does."""
+    try:
+        size: int = fcntl.fcntl(pipe, _F_SETPIPE_SZ, PIPE_SIZE)
+    except OSError:  # the user's pipes use too much already
+        return False
+    return size >= PIPE_SIZE
 
-    def __init__(self) -> None:
-        self._is_large = False
+
+class Rest:
+    """When a pipe that was full is filled again."""
+
+    def __init__(self, pipe: int = -1) -> None:
+        """`pipe` is enlarged. Where that is refused, and without one, there is no rest: it would stand still."""
+        self._is_large = pipe >= 0 and enlarge(pipe)
         self._seconds = 0.0
         self._until = NO_DEADLINE
-
-    def enlarge(self, pipe: int) -> None:
-        """Let the pipe hold PIPE_SIZE. Where it may not there is no rest: it would stand still."""
-        with contextlib.suppress(OSError):  # the user's pipes use too much already
-            self._is_large = fcntl.fcntl(pipe, _F_SETPIPE_SZ, PIPE_SIZE) >= PIPE_SIZE
 
     def begin(self, moved: int) -> None:
         """Rest, after so many bytes were moved: for longer, if they were few after the last rest."""
@@ -42,10 +46,6 @@ class Rest:
         elif moved > _MANY:
             self._seconds = max(self._seconds / 2, _LEAST)
         self._until = Deadline(self._seconds)
-
-    def end(self) -> None:
-        """It has no hurry any more: the next rest begins anew."""
-        self._seconds, self._until = 0.0, NO_DEADLINE
 
     @property
     def left(self) -> float:

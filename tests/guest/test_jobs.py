@@ -19,6 +19,7 @@ from guest import config, keeper
 from guest.config import LimitsConfig
 from guest.errors import ERRORS
 from guest.jobs import memory
+from guest.jobs.rest import PIPE_SIZE
 from guest.jobs.store import JobStore
 from guest.policy.commands import CommandPolicy
 from guest.policy.paths import PathPolicy
@@ -33,6 +34,8 @@ from vsrpc.v1 import job_pb2 as pb
 from vsrpc.v1.job_vsrpc import JobStub, add_JobServicer_to_server
 
 MIB = 1024 * 1024
+SMALL = 64 * 1024
+PATIENCE = 30.0
 MAX_REPLY = 10 * MIB
 
 
@@ -210,6 +213,41 @@ def test_input_may_come_in_any_order(guest: Guest) -> None:
     assert max(call.result().offset for call in calls) == len(content)
     guest.stub.Write(pb.JobWriteRequest(job_id=info.job_id, offset=len(content), eof=True))
     assert guest.output(info.job_id)[0].split()[0].decode() == hashlib.md5(content).hexdigest()
+
+
+@pytest.mark.parametrize("read_before_waiting", [True, False])
+def test_a_small_write_has_its_room_at_once(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch, read_before_waiting: bool
+) -> None:
+    """Also where that came just before it began to wait; it is not made to wait until there is much."""
+    for where in ("guest.jobs.access.NAP", "guest.jobs.view.NAP"):  # which would mend lost news
+        monkeypatch.setattr(where, 2 * PATIENCE)
+    full = memory.MAX_AHEAD + PIPE_SIZE
+    info = guest.start("sh -c 'echo; exec sleep 600'", stdin=True)
+    guest.until_written(info.job_id, 1)
+    pid = guest.stub.Wait(pb.JobWaitRequest(job_id=info.job_id)).job.pid
+    started = time.monotonic()
+    filling = pb.JobWriteRequest(job_id=info.job_id, content=bytes(full), wait=PATIENCE)
+    assert guest.stub.Write(filling, timeout=2 * PATIENCE).offset == full
+    watched = threading.Event()
+    with open(f"/proc/{pid}/fd/0", "rb", buffering=0) as its_input:
+        watch_input = memory.Memory.watch_input
+
+        def watch(self: memory.Memory, room: int) -> None:
+            watch_input(self, room)
+            if read_before_waiting and not watched.is_set():
+                its_input.read(4 * SMALL)
+            watched.set()
+
+        monkeypatch.setattr(memory.Memory, "watch_input", watch)
+        request = pb.JobWriteRequest(job_id=info.job_id, offset=full, content=bytes(SMALL), wait=PATIENCE)
+        call = guest.stub.Write.future(request, timeout=2 * PATIENCE)
+        assert watched.wait(PATIENCE)
+        if not read_before_waiting:
+            its_input.read(4 * SMALL)
+        assert call.result().offset == full + SMALL
+        assert time.monotonic() - started < PATIENCE / 2
+    guest.stub.Forget(pb.JobForgetRequest(job_id=info.job_id, kill=True))
 
 
 def test_bytes_before_which_some_never_come(guest: Guest) -> None:
