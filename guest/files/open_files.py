@@ -40,9 +40,8 @@ class OpenFiles:
         self._open_read = open_read
         self._lock = threading.Lock()
         self._files: dict[str, OpenFile] = {}  # those that are kept, the oldest first
-        self._ended: dict[
-            str, Deadline
-        ] = {}  # those that were read to their end, the oldest first: not kept until then
+        # Those that were read to their end, the oldest first, and until when they are not kept.
+        self._ended: dict[str, Deadline] = {}
 
     def take(self, path: str) -> tuple[OpenFile, os.stat_result]:
         """The file to which a path leads, and what it is now."""

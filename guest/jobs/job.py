@@ -16,6 +16,7 @@ import time
 from typing import Callable, Protocol, Sequence
 
 from guest.jobs.process_tree import Home, NoHome, ProcessTree, User
+from guest.jobs.rest import PIPE_SIZE
 from guest.jobs.stage import CANNOT_EXECUTE, FailedStage, OpenFile, Stage, Status
 from guest.jobs.wake import Wake, milliseconds
 from vsrpc.deadline import Deadline
@@ -27,8 +28,6 @@ KILL_GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL: enough to remove a temporary file."""
 
 _KILL_WAIT = 5.0  # seconds until a process that does not even die of SIGKILL is left alone
-
-_PIPE_MAX = 1024 * 1024  # bytes: what a pipe holds at most, unless root enlarges it (pipe(7))
 
 _FATAL = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGKILL)
 
@@ -251,7 +250,7 @@ class Job:
         """Take what is still in the pipes; a daemon that a command left behind may hold them, and is not waited for."""
         for output in (self.stdout, self.stderr):
             output.close_writer()
-            output.read(limit=_PIPE_MAX)
+            output.read(limit=PIPE_SIZE)
 
     def close(self) -> None:
         """Let go of all but the outputs."""
@@ -311,7 +310,7 @@ class Job:
             return self._failed(FailedStage(CANNOT_EXECUTE, f"{stage.argv[0]}: {why}"))
 
     def _failed(self, stage: FailedStage) -> Status:
-        self.stderr.read(limit=_PIPE_MAX)  # what earlier commands wrote comes first
+        self.stderr.read(limit=PIPE_SIZE)  # what earlier commands wrote comes first
         self.stderr.add(f"vsrpc: {stage.message}\n".encode("utf-8", "surrogateescape"))
         return Status(stage.code)
 

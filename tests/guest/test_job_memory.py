@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from guest.jobs import memory
 from guest.jobs.changes import Changes
+from guest.jobs.feed import InputFeed
 from guest.jobs.live import LiveJob
 from guest.jobs.log import OutputLog
 from guest.jobs.memory import InputRing, Memory, OutputRing
@@ -235,21 +236,38 @@ def test_who_waits_for_room_is_told_when_there_is_enough() -> None:
 
 def test_a_pipe_rests_for_longer_the_less_it_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: 100.0))
-    reader, writer = os.pipe()
-    null = os.open("/dev/null", os.O_WRONLY)
-    monkeypatch.setattr("guest.jobs.rest.enlarge", lambda pipe: pipe == writer)
-    for none in (Rest(), Rest(null)):  # as where the user's pipes use too much already
+    large, small = 3, 4
+    monkeypatch.setattr("guest.jobs.rest.enlarge", lambda pipe: pipe == large)
+    for none in (Rest(), Rest(small)):  # as where the user's pipes use too much already
         none.begin(100)
         assert none.left == 0
-    rest = Rest(writer)
+    rest = Rest(large)
     assert rest.left == 0
     lengths = []
     for moved in (100, 100, 100, 100, 100, 100, PIPE_SIZE // 3, PIPE_SIZE, PIPE_SIZE):
         rest.begin(moved)
         lengths.append(round(1000 * rest.left))
     assert lengths == [1, 2, 4, 8, 16, 16, 16, 8, 4]
-    for fd in (reader, writer, null):
-        os.close(fd)
+
+
+def test_a_full_input_is_left_to_its_reader_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(deadline, "time", clock)
+    job = Memory.make(SIZE, takes_input=True)
+    feed = InputFeed(job, Changes(job))
+    assert feed.pending() == (-1, 0)
+    assert feed.ring.take(0, memoryview(bytes(PIPE_SIZE + SIZE)), False)
+    into, seconds = feed.pending()
+    assert (into >= 0, seconds) == (True, 0)
+    feed.feed()
+    assert feed.pending()[1] > 0
+    clock.now += 1
+    assert feed.pending() == (into, 0)
+    os.read(feed.reader, PIPE_SIZE)
+    feed.feed()
+    assert (feed.ring.behind, feed.pending()) == (0, (-1, 0))
+    feed.close()
+    job.close()
 
 
 class Ends:
