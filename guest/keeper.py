@@ -53,7 +53,14 @@ class Keeper:
             self._audit = Audit(journal, secrets.token_hex(16), lambda path: None)
         cgroups, why = _cgroups()
         self._memory: MemoryServer | None = None
-        self._store = JobStore(settings.limits.jobs, on_end=self._job_ended, cgroups=cgroups, no_cgroups=why)
+        self._store = JobStore(
+            settings.limits.jobs,
+            on_end=self._job_ended,
+            cgroups=cgroups,
+            no_cgroups=why,
+            on_drop=self._job_forgotten,
+            describe=_describe,
+        )
         policy = policies(settings, config_file).commands
         self._service = JobService(policy, self._store, settings.server.max_request_size, settings.limits)
         dispatcher = Dispatcher(
@@ -70,9 +77,7 @@ class Keeper:
     def serve(self, listener: Listener) -> None:
         """Serve the daemon. Raises OSError."""
         path = listener.address[len("unix:") :]
-        self._memory = MemoryServer(
-            socket_beside(path), self._store.find, lambda job: job_info(job).SerializeToString()
-        )
+        self._memory = MemoryServer(socket_beside(path), self._store.find, _describe)
         watcher = threading.Thread(target=self._watch, name="vsrpc-idle", daemon=True)
         watcher.start()
         _tell_systemd(b"READY=1")
@@ -105,9 +110,11 @@ class Keeper:
             self._version = version
         return proceed(request, context)
 
-    def _job_ended(self, job: LiveJob) -> None:
+    def _job_forgotten(self, job: LiveJob) -> None:
         if self._memory is not None:
-            self._memory.ended(job)
+            self._memory.forgotten(job)
+
+    def _job_ended(self, job: LiveJob) -> None:
         if self._audit is not None:
             self._audit.event("ended", **job_end(job))
 
@@ -121,6 +128,10 @@ class Keeper:
                 _tell_systemd(b"STOPPING=1")  # who starts us now waits until we have left
                 self._server.stop()
                 return
+
+
+def _describe(job: LiveJob) -> bytes:
+    return job_info(job).SerializeToString()
 
 
 def _version(path: str) -> tuple[int, ...]:

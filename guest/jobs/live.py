@@ -73,14 +73,16 @@ class LiveJob(JobAccess):
         spec: Spec,
         on_end: Callable[[LiveJob], None] = lambda job: None,
         cgroup: Cgroup | None = None,
+        describe: Callable[[LiveJob], bytes] = lambda job: b"",
     ) -> None:
-        """`cgroup`: where its processes belong."""
+        """`cgroup`: where its processes belong. `describe` says, for who shares its memory, how it has ended."""
         takes_input = spec.stdin or spec.terminal is not None
         memory = Memory.make(spec.log_size, takes_input=takes_input, holds_output=spec.hold_output)
         self._changes = Changes(memory)
         super().__init__(job_id, memory, self._changes, self._wake_job)
         self.cgroup = cgroup
         self._on_end = on_end
+        self._describe = describe
         self.spec = spec
         self.started = time.time()
         self.ended = 0.0
@@ -310,6 +312,7 @@ class LiveJob(JobAccess):
             self.failure = failure
             self.status = status
             self.ended, self.ended_at = time.time(), time.monotonic()
+            self._memory.ending = self._describe(self)
             self._memory.over = True
             self.changed.notify_all()
             self._changes.close()

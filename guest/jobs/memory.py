@@ -35,13 +35,16 @@ _HEAD = 65536  # bytes before the rings: what is mapped begins with a page, of w
 
 # The counters. Those of a ring of output: the first byte that is still there, how many came, how many of them a reader
 # has, and when that was last said. Of that of input: how many bytes callers gave, and the job took. For how much room
-# for input somebody waits (another version of us may say 1 for any).
+# for input somebody waits (another version of us may say 1 for any). How long the job's ending is.
 _VERSION, _OUTPUT_SIZE, _INPUT_SIZE, _HOLDS, _OUTPUT_WATCHED, _INPUT_WATCHED, _OVER, _PID, _STDOUT = range(9)
 _START, _END, _TAKEN, _SEEN = range(4)
 _STDERR = _STDOUT + 4
 _INPUT = _STDERR + 4
 _OFFSET, _FED, _EOF, _CLOSED = range(4)
-_COUNTERS = _INPUT + 4
+_ENDING_SIZE = _INPUT + 4
+_COUNTERS = _ENDING_SIZE + 1
+
+_ENDING = 4096  # where the ending stands in the head
 
 
 class Memory:
@@ -54,7 +57,8 @@ class Memory:
         self._users = 0
         self._closed = False
         try:
-            self.counters: memoryview[int] | array.array[int] = memoryview(mmap.mmap(self._fd, _HEAD)).cast("q")
+            self._head = memoryview(mmap.mmap(self._fd, _HEAD))
+            self.counters: memoryview[int] | array.array[int] = self._head[: 8 * _COUNTERS].cast("q")
             if self.counters[_VERSION] != _LAYOUT:
                 raise ValueError(f"the layout is {self.counters[_VERSION]}, not {_LAYOUT}")
         except BaseException:
@@ -72,7 +76,8 @@ class Memory:
             if self._closed:
                 return
             self._closed = True
-            self.counters = array.array("q", self.counters)  # whoever still uses the page has it a moment longer
+            # Whoever still uses the page has it a moment longer.
+            self.counters, self._head = array.array("q", self.counters), memoryview(b"")
             if self.input is not None:
                 self.input.unmap()
             if not self._users:
@@ -138,6 +143,18 @@ class Memory:
     @pid.setter
     def pid(self, value: int) -> None:
         self.counters[_PID] = value
+
+    @property
+    def ending(self) -> bytes:
+        """What is known of the job that has ended, in its owner's words; empty where it is not told here."""
+        return bytes(self._head[_ENDING : _ENDING + self.counters[_ENDING_SIZE]])
+
+    @ending.setter
+    def ending(self, value: bytes) -> None:
+        """Before `over` is set. What is too long is not told."""
+        if len(value) <= _HEAD - _ENDING:
+            self._head[_ENDING : _ENDING + len(value)] = value
+            self.counters[_ENDING_SIZE] = len(value)
 
     def watch_output(self) -> None:
         """Another process is to be told when there is more output, or the job ends."""

@@ -8,7 +8,7 @@ of a version that does not do this, all goes by calls.
     to the keeper    ID              which job?
     to the daemon    "+" ID INFO     this one: with the descriptors
                      "?" ID          none that runs
-                     "-" ID          it has ended
+                     "-" ID          it was forgotten
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from guest.jobs.live import LiveJob
 
 _log = logging.getLogger(__name__)
 
-FOUND, NONE, ENDED = b"+?-"
+FOUND, NONE, FORGOTTEN = b"+?-"
 
 ID_SIZE = 8  # characters
 MAX_INFO = 64 * 1024  # bytes: a job with a longer command is read by calls
@@ -63,13 +63,16 @@ class MemoryServer:
             raise
         threading.Thread(target=self._accept, name="vsrpc-memory", daemon=True).start()
 
-    def ended(self, job: LiveJob) -> None:
-        """A job has ended."""
-        news = bytes((ENDED,)) + job.id.encode()
+    def forgotten(self, job: LiveJob) -> None:
+        """A job's memory is needed no more."""
+        news = bytes((FORGOTTEN,)) + job.id.encode()
         with self._lock:
             for peer in self._peers:
-                with contextlib.suppress(OSError):  # it has gone, or reads nothing: then it will see by itself
+                try:
                     peer.send(news, socket.MSG_DONTWAIT)
+                except OSError:  # it has gone; or reads nothing, and would keep the memory
+                    with contextlib.suppress(OSError):
+                        peer.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Take no more, and leave who is there."""

@@ -40,13 +40,17 @@ class JobStore:
         on_end: Callable[[LiveJob], None] = lambda job: None,
         cgroups: Cgroups | None = None,
         no_cgroups: str = "jobs have control groups where systemd runs them, as vsrpc-jobs.service",
+        on_drop: Callable[[LiveJob], None] = lambda job: None,
+        describe: Callable[[LiveJob], bytes] = lambda job: b"",
     ) -> None:
-        """`on_end` is told of each job that has ended, in its thread. `cgroups`: where their processes belong;
-        `no_cgroups` says why there are none."""
+        """`on_end` is told of each job that has ended, in its thread, and `on_drop` of each that is forgotten.
+        `cgroups`: where their processes belong; `no_cgroups` says why there are none. `describe`: LiveJob's."""
         self._cgroups = cgroups
         self._no_cgroups = no_cgroups
         self.max_jobs = max_jobs
         self._on_end = on_end
+        self._on_drop = on_drop
+        self._describe = describe
         self._clock = clock
         self._lock = threading.Lock()
         self._jobs: dict[str, LiveJob] = {}
@@ -136,12 +140,12 @@ class JobStore:
         if self._cgroups is None:
             if spec.limits != NO_LIMITS:
                 raise no_limits(self._no_cgroups)
-            job = LiveJob(job_id, spec, self._on_end)
+            job = LiveJob(job_id, spec, self._on_end, describe=self._describe)
             job.start()
             return job
         group = self._cgroups.make(job_id, spec.limits)
         try:
-            job = LiveJob(job_id, spec, self._ended, group)
+            job = LiveJob(job_id, spec, self._ended, group, self._describe)
             job.start()
             return job
         except BaseException:
@@ -167,6 +171,7 @@ class JobStore:
         job = self._jobs.pop(job_id, None)
         if job is not None:
             job.close()
+            self._on_drop(job)
 
 
 def _not_found(job_id: str) -> RpcError:

@@ -27,6 +27,7 @@ _ANSWER_TIME = 5.0  # seconds until a keeper that says nothing is taken for one 
 _RETRY = 1.0  # seconds until a keeper that was not there is looked for again
 
 _REMEMBERED = 256  # jobs that do not run, and need not be asked for again
+_ENDED = 16  # jobs that have ended and are seen all the same, besides those that run
 
 
 class JobView(JobAccess):
@@ -52,6 +53,16 @@ class JobView(JobAccess):
     def over(self) -> bool:
         """Whether it has ended, or is not to be seen any more: the keeper knows."""
         return self._closed or self._memory.over
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is not to be seen any more."""
+        return self._closed
+
+    @property
+    def ending(self) -> bytes:
+        """What the keeper says of it since its end; empty before, and where the keeper must be asked."""
+        return self._memory.ending
 
     @property
     def pid(self) -> int:
@@ -117,7 +128,7 @@ class MemoryClient:
         self._closed = False
 
     def view(self, job_id: str, *, ask: bool = True) -> JobView | None:
-        """The job of that id; None where it does not run or cannot be seen. `ask`: the keeper, if need be."""
+        """The job of that id, until it is forgotten; None where it cannot be seen. `ask`: the keeper, if need be."""
         view = self._views.get(job_id)  # without the lock: it is called for each key
         if view is not None and not view.over:
             return view
@@ -128,10 +139,16 @@ class MemoryClient:
                     self._asked.discard(job_id)
                     self._drop(job_id)
                 view = self._views.get(job_id)
-            if view is not None and view.over:
+            if view is not None and view.over and not view.ending:
                 self._drop(job_id)
                 return None
             return view
+
+    def expect(self, job_id: str) -> None:
+        """The job was just started, and will be looked at."""
+        with self._locked():
+            if job_id not in self._views and self._may_ask(job_id):
+                self._ask(job_id)
 
     def close(self) -> None:
         """Leave the keeper."""
@@ -246,8 +263,9 @@ class MemoryClient:
         return True
 
     def _add(self, job_id: str, fds: array.array[int], info: bytes) -> None:
-        for ended in [each for each, view in self._views.items() if view.over]:
-            self._drop(ended)  # of which the news was lost
+        ended = [each for each, view in self._views.items() if view.over]
+        for each in ended[:-_ENDED]:
+            self._drop(each)
         try:
             memory, wake, reader, writer = fds
             view = JobView(job_id, Memory(memory), Wake((-1, wake)), Wake((reader, writer)), info)

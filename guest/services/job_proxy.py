@@ -100,6 +100,7 @@ class JobProxy(job_vsrpc.JobServicer):
                     raise
             self._start_keeper()
         context.notes["job_id"] = response.job.job_id
+        self._memory.expect(response.job.job_id)
         return response
 
     @at_once
@@ -120,9 +121,11 @@ class JobProxy(job_vsrpc.JobServicer):
         if view is not None:
             if not context.may_wait and _output(view, request) >= _READ_AT_ONCE:
                 raise NotNow
-            response = read(view, request, context, _info(view), self._max_content)
-            if not view.over:
-                return response
+            info = _info(view)
+            if info is not None:
+                response = read(view, request, context, info, self._max_content)
+                if not view.closed:
+                    return response
         if not context.may_wait:
             raise NotNow
         return self._of_job("Read", request, context)
@@ -132,7 +135,7 @@ class JobProxy(job_vsrpc.JobServicer):
     def Write(self, request: pb.JobWriteRequest, context: ServicerContext) -> Any:
         """Write input."""
         view = self._memory.view(request.job_id, ask=context.may_wait)
-        if view is not None:
+        if view is not None and not view.over:
             response = write(view, request, context)
             if not view.over:
                 return response
@@ -218,8 +221,11 @@ def _output(view: JobView, request: pb.JobReadRequest) -> int:
     return view.stdout.end - request.stdout_offset + view.stderr.end - request.stderr_offset
 
 
-def _info(view: JobView) -> pb.JobInfo:
-    """What is known of a job that runs."""
+def _info(view: JobView) -> pb.JobInfo | None:
+    """What is known of a job; None where only the keeper knows."""
+    if view.over:
+        ending = view.ending
+        return pb.JobInfo.FromString(ending) if ending else None
     info = pb.JobInfo.FromString(view.info)
     info.pid = view.pid
     info.stdout_size, info.stdout_start = view.stdout.end, view.stdout.start
