@@ -55,12 +55,11 @@ class InputFeed:
         with self._changed:
             while self._has_more:
                 piece = self.ring.next()
+                wanted = len(piece)
                 try:
                     count = self._write(piece)
                 except BlockingIOError:
-                    if not self._rest.left:
-                        self._rest.begin(self._since_rest)
-                        self._since_rest = 0
+                    self._is_full()
                     return
                 except OSError:  # EPIPE: the reader is gone. EIO: the terminal's is
                     self._shut()
@@ -70,6 +69,9 @@ class InputFeed:
                 self._since_rest += count
                 self.ring.fed(count)
                 self._changed.input_taken()
+                if count < wanted:
+                    self._is_full()
+                    return
 
     def release_reader(self) -> None:
         """Close our own copy of the reading end, so that it shows when the job has closed its."""
@@ -83,6 +85,11 @@ class InputFeed:
         self.release_reader()
         with self._changed:
             self._shut()
+
+    def _is_full(self) -> None:
+        if not self._rest.left:
+            self._rest.begin(self._since_rest)
+            self._since_rest = 0
 
     @property
     def _has_more(self) -> bool:

@@ -16,7 +16,7 @@ PIPE_SIZE = 1024 * 1024
 _F_SETPIPE_SZ = 1031  # linux/fcntl.h; in the fcntl module since Python 3.10
 
 _LEAST, _MOST = 0.001, 0.016  # seconds of a rest
-_FEW, _MANY = PIPE_SIZE // 4, PIPE_SIZE // 2  # bytes after one: that it was too short, or too long
+_FEW, _MANY = PIPE_SIZE // 2, 3 * PIPE_SIZE // 4  # bytes after one: that it was too short, or too long
 
 
 def enlarge(pipe: int) -> bool:

@@ -6,6 +6,7 @@ import fcntl
 import gc
 import os
 import signal
+import socket
 import threading
 import tty
 from pathlib import Path
@@ -327,3 +328,20 @@ def test_who_waits_is_told_when_the_keeper_goes(ends: Ends, tmp_path: Path) -> N
     assert ends.client.view(info.job_id) is None
     guest.stub.Forget(pb.JobForgetRequest(job_id=info.job_id, kill=True))
     guest.close()
+
+
+def test_who_does_not_hear_that_a_job_is_forgotten_is_left(ends: Ends) -> None:
+    """Else it would keep the job's memory."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as deaf:
+        deaf.settimeout(PATIENCE)
+        deaf.connect(ends.path)
+        deaf.send(b"00000000")
+        assert deaf.recv(100) == b"?00000000"
+        for number in range(100_000):
+            ends.server.forgotten(SimpleNamespace(id=f"{number:08}"))  # type: ignore[arg-type]
+            if not ends.server._peers:
+                break
+        heard = 0
+        while (news := deaf.recv(100)) == f"-{heard:08}".encode():
+            heard += 1
+        assert (news, heard > 0) == (b"", True)

@@ -511,6 +511,59 @@ def test_forgetting_a_job_that_waits_for_a_reader(guest: Guest) -> None:
     assert not guest.stub.List(pb.JobListRequest()).jobs
 
 
+@pytest.fixture
+def passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Guest, list[str]]]:
+    """With a keeper, and the names of the calls that went to it."""
+    made, names = Guest(tmp_path, kept=True), []
+    assert isinstance(made.service, JobProxy)
+    pass_on = made.service._pass_on
+
+    def noted(name: str, *rest: Any) -> Any:
+        names.append(name)
+        return pass_on(name, *rest)
+
+    monkeypatch.setattr(made.service, "_pass_on", noted)
+    yield made, names
+    made.close()
+
+
+def memories() -> int:
+    """How many descriptors of jobs' memory this process has."""
+    links = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            links.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return sum("memfd:vsrpc-job" in link for link in links)
+
+
+def test_what_an_ended_job_has_left_is_not_asked_of_the_keeper(passed_on: tuple[Guest, list[str]]) -> None:
+    guest, names = passed_on
+    before = memories()
+    info = guest.start("head -c 300000 /dev/zero; echo end >&2; read x; exit 7", stdin=True, hold_output=True)
+    guest.until_written(info.job_id, 300_000)
+    guest.stub.Write(pb.JobWriteRequest(job_id=info.job_id, content=b"\n", eof=True))
+    out, err, ended = guest.output(info.job_id)
+    assert (out, err, ended.exit_code) == (bytes(300_000), b"end\n", 7)
+    assert guest.output(info.job_id) == (out, err, ended)
+    assert set(names) == {"Start"}
+    assert guest.end(info.job_id) == ended
+    assert memories() > before
+    guest.stub.Forget(pb.JobForgetRequest(job_id=info.job_id))
+    assert reason(refused(guest.stub.Read, pb.JobReadRequest(job_id=info.job_id))) == 3011
+    while memories() > before:  # the news is on its way
+        pass
+
+
+def test_an_end_that_does_not_fit_into_the_memory(passed_on: tuple[Guest, list[str]]) -> None:
+    """As with a keeper of an earlier version."""
+    guest, names = passed_on
+    info = guest.start(f"read x; echo hi; exit 7 # {'x' * 62_000}", stdin=True)
+    guest.stub.Write(pb.JobWriteRequest(job_id=info.job_id, content=b"\n", eof=True))
+    out, _, ended = guest.output(info.job_id)
+    assert (out, ended.exit_code, len(ended.command)) == (b"hi\n", 7, len(info.command))
+    assert "Read" in names
+
+
 def test_forgetting(guest: Guest) -> None:
     info = guest.start("sleep 60")
     assert reason(refused(guest.stub.Forget, pb.JobForgetRequest(job_id=info.job_id))) == 3012
