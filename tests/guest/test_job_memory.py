@@ -23,7 +23,7 @@ from guest.jobs.feed import InputFeed
 from guest.jobs.live import LiveJob
 from guest.jobs.log import OutputLog
 from guest.jobs.memory import InputRing, Memory, OutputRing
-from guest.jobs.rest import PIPE_SIZE, Rest
+from guest.jobs.rest import INPUT_PIPE_SIZE, PIPE_SIZE, Rest
 from guest.jobs.sharing import MemoryServer
 from guest.jobs.terminal import open_terminal
 from guest.jobs.view import MemoryClient
@@ -31,6 +31,7 @@ from vsrpc import deadline
 from vsrpc.deadline import Deadline
 
 SIZE = 64
+F_GETPIPE_SZ = 1032  # linux/fcntl.h
 PATIENCE = 30.0
 
 
@@ -237,18 +238,20 @@ def test_who_waits_for_room_is_told_when_there_is_enough() -> None:
 
 def test_a_pipe_rests_for_longer_the_less_it_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: 100.0))
-    large, small = 3, 4
-    monkeypatch.setattr("guest.jobs.rest.enlarge", lambda pipe: pipe == large)
-    for none in (Rest(), Rest(small)):  # as where the user's pipes use too much already
+    most = {3: INPUT_PIPE_SIZE, 4: PIPE_SIZE, 5: 65536}
+    monkeypatch.setattr("guest.jobs.rest.enlarge", lambda pipe, size: size <= most[pipe])
+    for none in (Rest(), Rest(5)):  # as where the user's pipes use too much already
         none.begin(100)
         assert none.left == 0
-    rest = Rest(large)
-    assert rest.left == 0
-    lengths = []
-    for moved in (100, 100, 100, 100, 100, 100, PIPE_SIZE // 3, PIPE_SIZE, PIPE_SIZE):
-        rest.begin(moved)
-        lengths.append(round(1000 * rest.left))
-    assert lengths == [1, 2, 4, 8, 16, 16, 16, 8, 4]
+    for pipe in (3, 4):
+        rest = Rest(pipe)
+        assert rest.left == 0
+        few, middling, all_of_it = most[pipe] // 3, 3 * most[pipe] // 5, most[pipe]
+        lengths = []
+        for moved in (few, few, few, few, few, few, few, middling, all_of_it, all_of_it):
+            rest.begin(moved)
+            lengths.append(round(1000 * rest.left))
+        assert lengths == [1, 2, 4, 8, 16, 32, 32, 32, 16, 8]
 
 
 def test_a_full_input_is_left_to_its_reader_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,14 +260,15 @@ def test_a_full_input_is_left_to_its_reader_for_a_moment(monkeypatch: pytest.Mon
     job = Memory.make(SIZE, takes_input=True)
     feed = InputFeed(job, Changes(job))
     assert feed.pending() == (-1, 0)
-    assert feed.ring.take(0, memoryview(bytes(PIPE_SIZE + SIZE)), False)
+    held = fcntl.fcntl(feed.reader, F_GETPIPE_SZ)
+    assert feed.ring.take(0, memoryview(bytes(held + SIZE)), False)
     into, seconds = feed.pending()
     assert (into >= 0, seconds) == (True, 0)
     feed.feed()
     assert feed.pending()[1] > 0
     clock.now += 1
     assert feed.pending() == (into, 0)
-    os.read(feed.reader, PIPE_SIZE)
+    os.read(feed.reader, held)
     feed.feed()
     assert (feed.ring.behind, feed.pending()) == (0, (-1, 0))
     feed.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -19,7 +20,6 @@ from guest import config, keeper
 from guest.config import LimitsConfig
 from guest.errors import ERRORS
 from guest.jobs import memory
-from guest.jobs.rest import PIPE_SIZE
 from guest.jobs.store import JobStore
 from guest.policy.commands import CommandPolicy
 from guest.policy.paths import PathPolicy
@@ -36,6 +36,7 @@ from vsrpc.v1.job_vsrpc import JobStub, add_JobServicer_to_server
 MIB = 1024 * 1024
 SMALL = 64 * 1024
 PATIENCE = 30.0
+F_GETPIPE_SZ = 1032  # linux/fcntl.h
 MAX_REPLY = 10 * MIB
 
 
@@ -222,15 +223,15 @@ def test_a_small_write_has_its_room_at_once(
     """Also where that came just before it began to wait; it is not made to wait until there is much."""
     for where in ("guest.jobs.access.NAP", "guest.jobs.view.NAP"):  # which would mend lost news
         monkeypatch.setattr(where, 2 * PATIENCE)
-    full = memory.MAX_AHEAD + PIPE_SIZE
     info = guest.start("sh -c 'echo; exec sleep 600'", stdin=True)
     guest.until_written(info.job_id, 1)
     pid = guest.stub.Wait(pb.JobWaitRequest(job_id=info.job_id)).job.pid
     started = time.monotonic()
-    filling = pb.JobWriteRequest(job_id=info.job_id, content=bytes(full), wait=PATIENCE)
-    assert guest.stub.Write(filling, timeout=2 * PATIENCE).offset == full
     watched = threading.Event()
     with open(f"/proc/{pid}/fd/0", "rb", buffering=0) as its_input:
+        full = memory.MAX_AHEAD + fcntl.fcntl(its_input, F_GETPIPE_SZ)
+        filling = pb.JobWriteRequest(job_id=info.job_id, content=bytes(full), wait=PATIENCE)
+        assert guest.stub.Write(filling, timeout=2 * PATIENCE).offset == full
         watch_input = memory.Memory.watch_input
 
         def watch(self: memory.Memory, room: int) -> None:
