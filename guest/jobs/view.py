@@ -150,6 +150,12 @@ class MemoryClient:
             if job_id not in self._views and self._may_ask(job_id):
                 self._ask(job_id)
 
+    def forget(self, job_id: str) -> None:
+        """The keeper has forgotten it, and will say so."""
+        with self._locked():
+            if job_id in self._views:
+                self._drop(job_id)
+
     def close(self) -> None:
         """Leave the keeper."""
         with self._locked():

@@ -137,7 +137,7 @@ class JobProxy(job_vsrpc.JobServicer):
         view = self._memory.view(request.job_id, ask=context.may_wait)
         if view is not None and not view.over:
             response = write(view, request, context)
-            if not view.over:
+            if not view.closed:
                 return response
         if not context.may_wait:
             raise NotNow
@@ -169,11 +169,12 @@ class JobProxy(job_vsrpc.JobServicer):
         """Drop a job."""
         try:
             response: pb.JobForgetResponse = self._pass_on("Forget", request, context)
-            return response
         except RpcError as failure:
             if failure.reason not in _ABSENT:
                 raise
-            return pb.JobForgetResponse(job_id=request.job_id)
+            response = pb.JobForgetResponse(job_id=request.job_id)
+        self._memory.forget(request.job_id)
+        return response
 
     def _of_job(self, name: str, request: Any, context: ServicerContext) -> Any:
         try:
