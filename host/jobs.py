@@ -21,8 +21,11 @@ READ_SIZE = 3 * 1024 * 1024
 INPUT_SIZE = 3 * 1024 * 1024
 """Bytes of input that are best given in one call, where they are there."""
 
-HELD_SIZE = 8 * 1024 * 1024
+HELD_SIZE = 12 * 1024 * 1024
 """Bytes of each output that the guest keeps of a job that waits for us: some replies' worth."""
+
+# Replies with output that are under way at a time, where the guest has so much.
+_MAX_READS = 2
 
 # Input that is under way at a time: what hides the time that a call takes beside its bytes, in some pieces.
 _MAX_UNDER_WAY = 4 * 1024 * 1024
@@ -108,7 +111,6 @@ class RemoteJob:
         self._patience = patience
         self._offsets = {"stdout": 0, "stderr": 0}
         self._input = 0
-        self._pending: Pending | None = None
         self._most = INPUT_SIZE  # bytes of input in a call; fewer where the guest takes no such requests
 
     @classmethod
@@ -122,11 +124,13 @@ class RemoteJob:
         beating = threading.Event()
         heart = threading.Thread(target=self._beat, args=(beating,), name="vsrpc-heartbeat", daemon=True)
         heart.start()
+        under_way = deque([self._read(_READ_WAIT)])
         try:
-            self._pending = self._read(_READ_WAIT)
             turn = time.monotonic()
             while True:
-                reply = self._again(self._pending, lambda: self._read(_READ_WAIT))
+                before = self._offsets["stdout"]
+                reply = self._again(under_way[0], lambda: self._read_again(under_way))
+                under_way.popleft()
                 outputs = self._take(reply)
                 info = _job_of(reply)
                 over = info["output_ended"] and all(
@@ -134,18 +138,21 @@ class RemoteJob:
                 )
                 if info["output_ended"] and not over and not outputs:
                     raise failure("PROTOCOL_ERROR", f"the guest has no more of job {self.id}, and says that there is")
-                if not over:
-                    if time.monotonic() - turn >= _READ_WAIT:
-                        self._calls.give_way()
-                        turn = time.monotonic()
-                    self._pending = self._read(_READ_WAIT)  # on its way while the sink takes this
-                for output in outputs:
+                full = self._offsets["stdout"] - before == READ_SIZE
+                if not full:
+                    _give_up(under_way)  # for what follows a full one
+                long = time.monotonic() - turn >= _READ_WAIT
+                if long and not under_way:
+                    self._calls.give_way()
+                    long, turn = False, time.monotonic()
+                if not (over or long):
+                    self._read_on(under_way, info["stdout_size"] if full else 0)
+                for output in outputs:  # while more is on its way
                     sink(output)
                 if over:
                     return info
         finally:
-            if self._pending is not None:
-                self._pending.cancel()  # does nothing where it has ended
+            _give_up(under_way)
             beating.set()
             heart.join()
 
@@ -254,10 +261,26 @@ class RemoteJob:
                 return False
         return True
 
-    def _read(self, wait: float) -> Pending:
+    def _read_on(self, under_way: deque[Pending], end: int) -> None:
+        """Ask for what follows, ahead of replies only for what there is for sure: the output goes up to `end`."""
+        most = _MAX_READS if self._calls.starts_at_once else 1
+        while len(under_way) < most:
+            behind = READ_SIZE * len(under_way)
+            if under_way and self._offsets["stdout"] + behind + READ_SIZE > end:
+                return
+            under_way.append(self._read(_READ_WAIT, behind))
+
+    def _read_again(self, under_way: deque[Pending]) -> Pending:
+        _give_up(under_way)
+        under_way.append(self._read(_READ_WAIT))
+        return under_way[0]
+
+    def _read(self, wait: float, behind: int = 0) -> Pending:
+        """`behind`: bytes of standard output that calls under way ask for."""
         fields = {
             "job_id": self.id,
-            "stdout_offset": self._offsets["stdout"],
+            "stdout_offset": self._offsets["stdout"] + behind,
+            "stdout_behind": behind,
             "stderr_offset": self._offsets["stderr"],
             "max_bytes": READ_SIZE,
             "wait": wait,
@@ -267,15 +290,11 @@ class RemoteJob:
     def _take(self, reply: Reply) -> list[Output]:
         outputs = []
         for name, content in (("stdout", _stdout(reply)), ("stderr", _text(reply.data, "stderr"))):
-            begin = int(reply.data[f"{name}_offset"])
-            lost = begin - self._offsets[name]
-            if lost < 0:
-                raise failure(
-                    "PROTOCOL_ERROR", f"the guest gave {name} from {begin} on, not from {self._offsets[name]}"
-                )
-            if len(content) or lost:
-                outputs.append(Output(name, content, lost))
-            self._offsets[name] = begin + len(content)
+            begin, have = int(reply.data[f"{name}_offset"]), self._offsets[name]
+            fresh, lost = content[max(0, have - begin) :], max(0, begin - have)  # errors are in each reply under way
+            if len(fresh) or lost:
+                outputs.append(Output(name, fresh, lost))
+                self._offsets[name] = begin + len(content)
         return outputs
 
     def _again(self, pending: Pending, anew: Callable[[], Pending]) -> Reply:
@@ -316,6 +335,11 @@ class RemoteJob:
                 self._calls.reply("Job", "Read", fields)
             except RPCError:
                 pass  # the one who follows will notice
+
+
+def _give_up(under_way: deque[Pending]) -> None:
+    while under_way:
+        under_way.popleft().cancel()  # does nothing where it has ended
 
 
 def _job_of(reply: Reply) -> Info:

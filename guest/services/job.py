@@ -81,8 +81,7 @@ class JobService(JobServicer):
     def Read(self, request: pb.JobReadRequest, context: ServicerContext) -> pb.JobReadResponse:
         """Read output."""
         job = self._store.get(request.job_id)
-        check_read(job, request)
-        job.attend(request.stdout_offset, request.stderr_offset)
+        attend(job, request)
         wait_for_output(job, request, context)
         info = job_info(job)  # before the reading, so that `output_ended` is told with the last of it
         return read(job, request, context, info, self._max_content)
@@ -126,13 +125,19 @@ class JobService(JobServicer):
         return pb.JobForgetResponse(job_id=request.job_id)
 
 
-def check_read(job: JobAccess, request: pb.JobReadRequest) -> None:
-    """Raises RpcError INVALID_PARAMS for what cannot be read."""
+def attend(job: JobAccess, request: pb.JobReadRequest) -> None:
+    """Take note of a reader, and what it has. Raises RpcError INVALID_PARAMS for what cannot be read."""
     _check_offset("stdout_offset", request.stdout_offset, job.stdout.end)
     _check_offset("stderr_offset", request.stderr_offset, job.stderr.end)
+    if not 0 <= request.stdout_behind <= request.stdout_offset:
+        message = (
+            f"stdout_behind {request.stdout_behind} is not between 0 and {request.stdout_offset}, the stdout_offset"
+        )
+        raise error("INVALID_PARAMS", message, field="stdout_behind")
     if request.max_bytes < 0:
         raise error("INVALID_PARAMS", f"max_bytes is {request.max_bytes}: give 1 or more", field="max_bytes")
     _check_wait(request.wait)
+    job.attend(request.stdout_offset - request.stdout_behind, request.stderr_offset)
 
 
 def wait_for_output(job: JobAccess, request: pb.JobReadRequest, context: ServicerContext) -> None:

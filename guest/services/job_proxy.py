@@ -16,7 +16,7 @@ from guest.jobs.store import LEAVING
 from guest.jobs.view import JobView, MemoryClient
 from guest.keeper import SOCKET, UNIT
 from guest.policy.commands import CommandPolicy
-from guest.services.job import check_read, has_output, judge, patience, read, wait_for_output, write
+from guest.services.job import attend, has_output, judge, patience, read, wait_for_output, write
 from vsrpc.bulk import BulkMethod, bulk
 from vsrpc.channel import Channel, ChannelOptions
 from vsrpc.context import NotNow, ServicerContext, at_once
@@ -111,8 +111,7 @@ class JobProxy(job_vsrpc.JobServicer):
         if view is None or view.over or not has_output(view, request):  # else it has waited for what is there now
             view = self._memory.view(request.job_id, ask=context.may_wait)
             if view is not None:
-                check_read(view, request)
-                view.attend(request.stdout_offset, request.stderr_offset)
+                attend(view, request)
                 if context.may_wait:
                     wait_for_output(view, request, context)
                 else:

@@ -24,6 +24,7 @@ BYTES = 100  # a round
 OUTPUT_RATIO, KEY_RATIO = 2.0, 3.0  # to a ping's p50
 SHARE = 0.9  # of what upload and download move
 SIZE = 100 * MB
+_TURNS = 2  # of streams in a round: they differ by a fifth from one to the next
 PING, OUTPUT = "ping", "a byte of output"
 TOLD = "half of that program's echo"
 THROUGH, KEY = "a byte to `cat` and back", "a key, echoed by a terminal"
@@ -126,7 +127,7 @@ def _streams(bench: Bench) -> Table:
         client.chunked_upload_file(str(local), bench.path("stream"))
         for reference, turns in ((UPLOAD, _up(bench, client, local, size)), (DOWNLOAD, _down(bench, client, size))):
             contenders = [(name, partial(_rate, bench, size, move)) for name, move in turns]
-            found = interleave(f"streams, {reference}", contenders, bench.rounds, warm_up=True)
+            found = interleave(f"streams, {reference}", contenders, _TURNS * bench.rounds, warm_up=True)
             work = f"{reference} {megabytes(size)}"
             some = {name: Row(work, name, "MB/s", column(of, "rate")) for name, of in found.items()}
             for name in (COPY, STREAM):

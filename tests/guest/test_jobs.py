@@ -485,6 +485,19 @@ def test_a_job_waits_for_a_slow_reader(guest: Guest) -> None:
     assert (out == content, ended.stdout_size) == (True, len(content))
 
 
+def test_a_job_holds_what_another_call_asks_for(guest: Guest) -> None:
+    size = 64 * 1024
+    info = guest.start(f"head -c {2 * size} /dev/zero; sleep 600", log_size=size, hold_output=True)
+    guest.until_written(info.job_id, size)
+    ahead = pb.JobReadRequest(job_id=info.job_id, stdout_offset=size, stdout_behind=size, wait=0.2)
+    assert guest.stub.Read(ahead).stdout == b""
+    ahead.stdout_behind = 0
+    ahead.wait = PATIENCE
+    reply = guest.stub.Read(ahead, timeout=2 * PATIENCE)
+    assert (reply.stdout_offset, len(reply.stdout) > 0) == (size, True)
+    guest.stub.Forget(pb.JobForgetRequest(job_id=info.job_id, kill=True))
+
+
 def test_a_terminal_waits_for_a_slow_reader(guest: Guest) -> None:
     command = "head -c 300000 /dev/zero | tr '\\0' x"
     info = guest.start(command, log_size=64 * 1024, hold_output=True, terminal=pb.Terminal())
@@ -598,6 +611,8 @@ def test_forgetting(guest: Guest) -> None:
         ("Wait", {"job_id": "none"}, 3011, "No such job: 'none'"),
         ("Read", {"stdout_offset": 4}, 2001, "stdout_offset 4 is not between 0 and 3"),
         ("Read", {"stderr_offset": -1}, 2001, "stderr_offset -1 is not between 0 and 0"),
+        ("Read", {"stdout_offset": 2, "stdout_behind": 3}, 2001, "stdout_behind 3 is not between 0 and 2"),
+        ("Read", {"stdout_behind": -1}, 2001, "stdout_behind -1 is not between 0 and 0"),
         ("Read", {"max_bytes": -1}, 2001, "max_bytes is -1"),
         ("Write", {"content": b"x"}, 3012, "was started without input"),
         ("Signal", {"signal": "FOO"}, 2001, "No such signal: 'FOO' (there are "),

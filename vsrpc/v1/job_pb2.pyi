@@ -316,6 +316,7 @@ class JobReadRequest(_message.Message):
     STDERR_OFFSET_FIELD_NUMBER: _builtins.int
     MAX_BYTES_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
+    STDOUT_BEHIND_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job."""
     stdout_offset: _builtins.int
@@ -326,6 +327,10 @@ class JobReadRequest(_message.Message):
     """Bytes to give at most of each; the guest's default when 0."""
     wait: _builtins.float
     """Seconds to wait for any output or the end."""
+    stdout_behind: _builtins.int
+    """Bytes of standard output before `stdout_offset` that the caller does not have yet: it asks for them by another call,
+    which is under way. A job that holds its output keeps them.
+    """
     def __init__(
         self,
         *,
@@ -334,10 +339,11 @@ class JobReadRequest(_message.Message):
         stderr_offset: _builtins.int = ...,
         max_bytes: _builtins.int = ...,
         wait: _builtins.float = ...,
+        stdout_behind: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "max_bytes", b"max_bytes", "stderr_offset", b"stderr_offset", "stdout_offset", b"stdout_offset", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "max_bytes", b"max_bytes", "stderr_offset", b"stderr_offset", "stdout_behind", b"stdout_behind", "stdout_offset", b"stdout_offset", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
