@@ -111,6 +111,7 @@ class RemoteJob:
         self._patience = patience
         self._offsets = {"stdout": 0, "stderr": 0}
         self._input = 0
+        self._reads = _MAX_READS
         self._most = INPUT_SIZE  # bytes of input in a call; fewer where the guest takes no such requests
 
     @classmethod
@@ -124,13 +125,13 @@ class RemoteJob:
         beating = threading.Event()
         heart = threading.Thread(target=self._beat, args=(beating,), name="vsrpc-heartbeat", daemon=True)
         heart.start()
-        under_way = deque([self._read(_READ_WAIT)])
+        under_way: deque[Pending] = deque()
         try:
+            self._read_on(under_way, 0)
             turn = time.monotonic()
             while True:
                 before = self._offsets["stdout"]
-                reply = self._again(under_way[0], lambda: self._read_again(under_way))
-                under_way.popleft()
+                reply = self._next(under_way)
                 outputs = self._take(reply)
                 info = _job_of(reply)
                 over = info["output_ended"] and all(
@@ -263,12 +264,24 @@ class RemoteJob:
 
     def _read_on(self, under_way: deque[Pending], end: int) -> None:
         """Ask for what follows, ahead of replies only for what there is for sure: the output goes up to `end`."""
-        most = _MAX_READS if self._calls.starts_at_once else 1
+        most = self._reads if self._calls.starts_at_once else 1
         while len(under_way) < most:
             behind = READ_SIZE * len(under_way)
             if under_way and self._offsets["stdout"] + behind + READ_SIZE > end:
                 return
             under_way.append(self._read(_READ_WAIT, behind))
+
+    def _next(self, under_way: deque[Pending]) -> Reply:
+        """The reply of the first call under way, which is made anew where that may help."""
+        try:
+            reply = self._again(under_way[0], lambda: self._read_again(under_way))
+        except RPCError as error:
+            if error.reason != "INVALID_PARAMS" or self._reads == 1:
+                raise
+            self._reads = 1  # a guest of before `stdout_behind`
+            reply = self._again(self._read_again(under_way), lambda: self._read_again(under_way))
+        under_way.popleft()
+        return reply
 
     def _read_again(self, under_way: deque[Pending]) -> Pending:
         _give_up(under_way)
@@ -280,12 +293,13 @@ class RemoteJob:
         fields = {
             "job_id": self.id,
             "stdout_offset": self._offsets["stdout"] + behind,
-            "stdout_behind": behind,
             "stderr_offset": self._offsets["stderr"],
             "max_bytes": READ_SIZE,
             "wait": wait,
+            **({"stdout_behind": behind} if behind else {}),
         }
-        return self._calls.start("Job", "Read", fields, wait + _ANSWER_TIME)
+        before = behind // READ_SIZE  # replies that come first
+        return self._calls.start("Job", "Read", fields, wait + _ANSWER_TIME * (1 + before))
 
     def _take(self, reply: Reply) -> list[Output]:
         outputs = []
@@ -320,6 +334,8 @@ class RemoteJob:
         begun = now if begun is None else begun
         if error.reason not in TRANSIENT:
             raise error
+        if error.reason == "READ_TIMEOUT":
+            self._reads = 1  # a slow link, on which a reply that was given up delays the next
         if now - begun > self._patience:
             raise failure(
                 error.reason, f"{error.message}; the job {self.id} may go on in the guest: attach to it later"

@@ -6,6 +6,7 @@ is run, and whether it may, is the business of whoever makes one.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -28,6 +29,8 @@ from guest.os_errors import printable
 from guest.policy.commands_syntax import CommandSyntaxError
 from vsrpc.deadline import Deadline
 from vsrpc.errors import RpcError
+
+_log = logging.getLogger(__name__)
 
 TIMED_OUT = 124
 """Exit code of a job that ran into its timeout, as of timeout(1)."""
@@ -312,7 +315,10 @@ class LiveJob(JobAccess):
             self.failure = failure
             self.status = status
             self.ended, self.ended_at = time.time(), time.monotonic()
-            self._memory.ending = self._describe(self)
+            try:
+                self._memory.ending = self._describe(self)
+            except Exception:  # who looks into the memory asks instead
+                _log.exception("the end of job %s cannot be described", self.id)
             self._memory.over = True
             self.changed.notify_all()
             self._changes.close()

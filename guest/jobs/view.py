@@ -270,7 +270,8 @@ class MemoryClient:
 
     def _add(self, job_id: str, fds: array.array[int], info: bytes) -> None:
         ended = [each for each, view in self._views.items() if view.over]
-        for each in ended[:-_ENDED]:
+        useless = [each for each in ended if not self._views[each].ending]
+        for each in {*ended[:-_ENDED], *useless}:
             self._drop(each)
         try:
             memory, wake, reader, writer = fds

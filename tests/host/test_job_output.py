@@ -10,7 +10,7 @@ import pytest
 
 from host.backend import Reply
 from host.client import VirtioRPCClient
-from host.errors import failure
+from host.errors import RPCError, failure
 from host.jobs import HELD_SIZE, READ_SIZE, Output, RemoteJob
 from host.local import LocalGuest
 
@@ -23,28 +23,34 @@ class Calls:
 
     starts_at_once = True
 
-    def __init__(self, client: VirtioRPCClient, lost: set[int]) -> None:
+    def __init__(self, client: VirtioRPCClient, lost: set[int], old: bool = False) -> None:
+        """`old`: the guest knows of one call at a time only."""
         self.give_way: Callable[[], None] = client.calls.give_way
-        self.under_way = self.most = 0
+        self.under_way = self.most = self.refused = 0
         self._calls = client.calls
         self._lost = lost
         self._started = 0
+        self._old = old
 
     def reply(self, *args: Any, **fields: Any) -> Reply:
         return self._calls.reply(*args, **fields)
 
-    def start(self, *args: Any, **fields: Any) -> Any:
+    def start(self, service: str, rpc: str, fields: Any, timeout: float | None = None) -> Any:
         self._started += 1
         self.under_way += 1
         self.most = max(self.most, self.under_way)
-        return Call(self, self._calls.start(*args, **fields), self._started in self._lost)
+        error = failure("CONNECTION_LOST", "lost") if self._started in self._lost else None
+        if self._old and "stdout_behind" in fields:
+            error = failure("INVALID_PARAMS", "vsrpc.v1.JobReadRequest has no field 6")
+            self.refused += 1
+        return Call(self, self._calls.start(service, rpc, fields, timeout), error)
 
 
 class Call:
-    def __init__(self, calls: Calls, call: Any, lost: bool) -> None:
+    def __init__(self, calls: Calls, call: Any, error: RPCError | None) -> None:
         self._calls = calls
         self._call = call
-        self._lost = lost
+        self._error = error
         self._over = False
 
     def result(self) -> Reply:
@@ -52,8 +58,8 @@ class Call:
             reply: Reply = self._call.result()
         finally:
             self._end()
-        if self._lost:
-            raise failure("CONNECTION_LOST", "lost")
+        if self._error is not None:
+            raise self._error
         return reply
 
     def cancel(self) -> None:
@@ -88,10 +94,24 @@ def client() -> Iterator[VirtioRPCClient]:
     ids=str,
 )
 def test_no_output_is_lost_with_replies(client: VirtioRPCClient, tmp_path: Path, lost: Any, log_size: int) -> None:
+    calls = Calls(client, set(lost))
+    follow(calls, tmp_path, log_size)
+    assert calls.under_way == 0
+    assert calls.most == (2 if log_size > 2 * READ_SIZE else 1)
+
+
+def test_a_guest_that_knows_of_one_call_at_a_time(client: VirtioRPCClient, tmp_path: Path) -> None:
+    calls = Calls(client, set(), old=True)
+    follow(calls, tmp_path, HELD_SIZE)
+    assert calls.under_way == 0
+    assert 1 <= calls.refused <= 2
+
+
+def follow(calls: Calls, tmp_path: Path, log_size: int) -> None:
+    """Have all of some output, of a job that was ahead at first."""
     content = {name: os.urandom(size) for name, size in SIZES.items()}
     for name in content:
         (tmp_path / name).write_bytes(content[name])
-    calls = Calls(client, set(lost))
     command = f"cat {tmp_path}/stderr >&2 & cat {tmp_path}/stdout; wait"
     fields = {"command": command, "hold_output": True, "log_size": log_size, "timeout": 60}
     job, info = RemoteJob.start(calls, fields)
@@ -105,6 +125,4 @@ def test_no_output_is_lost_with_replies(client: VirtioRPCClient, tmp_path: Path,
 
     assert job.follow(sink)["exit_code"] == 0
     assert came == content
-    assert calls.under_way == 0
-    assert calls.most == (2 if log_size > 2 * READ_SIZE else 1)
     job.forget()
