@@ -141,7 +141,7 @@ class RemoteJob:
                     raise failure("PROTOCOL_ERROR", f"the guest has no more of job {self.id}, and says that there is")
                 full = self._offsets["stdout"] - before == READ_SIZE
                 if not full:
-                    _give_up(under_way)  # for what follows a full one
+                    _give_up(under_way)  # they asked for what follows a full one
                 long = time.monotonic() - turn >= _READ_WAIT
                 if long and not under_way:
                     self._calls.give_way()
@@ -305,7 +305,8 @@ class RemoteJob:
         outputs = []
         for name, content in (("stdout", _stdout(reply)), ("stderr", _text(reply.data, "stderr"))):
             begin, have = int(reply.data[f"{name}_offset"]), self._offsets[name]
-            fresh, lost = content[max(0, have - begin) :], max(0, begin - have)  # errors are in each reply under way
+            # Standard error may be in two replies: each of those under way was asked for what is new.
+            fresh, lost = content[max(0, have - begin) :], max(0, begin - have)
             if len(fresh) or lost:
                 outputs.append(Output(name, fresh, lost))
                 self._offsets[name] = begin + len(content)

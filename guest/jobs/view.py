@@ -27,7 +27,7 @@ _ANSWER_TIME = 5.0  # seconds until a keeper that says nothing is taken for one 
 _RETRY = 1.0  # seconds until a keeper that was not there is looked for again
 
 _REMEMBERED = 256  # jobs that do not run, and need not be asked for again
-_ENDED = 16  # jobs that have ended and are seen all the same, besides those that run
+_ENDED = 16  # jobs that have ended and are still seen when another one comes
 
 
 class JobView(JobAccess):

@@ -488,7 +488,8 @@ def test_a_job_waits_for_a_slow_reader(guest: Guest) -> None:
 def test_a_job_holds_what_another_call_asks_for(guest: Guest) -> None:
     size = 64 * 1024
     info = guest.start(f"head -c {2 * size} /dev/zero; sleep 600", log_size=size, hold_output=True)
-    guest.until_written(info.job_id, size)
+    while info.stdout_size < size:  # not until_written, which takes what it has read
+        info = guest.stub.Wait(pb.JobWaitRequest(job_id=info.job_id)).job
     ahead = pb.JobReadRequest(job_id=info.job_id, stdout_offset=size, stdout_behind=size, wait=0.2)
     assert guest.stub.Read(ahead).stdout == b""
     ahead.stdout_behind = 0
@@ -566,6 +567,23 @@ def test_what_an_ended_job_has_left_is_not_asked_of_the_keeper(passed_on: tuple[
     assert reason(refused(guest.stub.Read, pb.JobReadRequest(job_id=info.job_id))) == 3011
     while memories() > before:  # the news is on its way
         pass
+
+
+def test_an_end_that_cannot_be_described(passed_on: tuple[Guest, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked of the keeper then."""
+
+    def describe(job: Any) -> bytes:
+        raise MemoryError
+
+    guest, names = passed_on
+    guest.end(guest.start("true").job_id)  # a keeper has been started
+    assert guest._keeper is not None
+    monkeypatch.setattr(guest._keeper._store, "_describe", describe)
+    info = guest.start("read x; echo hi; exit 7", stdin=True)
+    guest.stub.Write(pb.JobWriteRequest(job_id=info.job_id, content=b"\n", eof=True))
+    out, _, ended = guest.output(info.job_id)
+    assert (out, ended.exit_code) == (b"hi\n", 7)
+    assert "Read" in names
 
 
 def test_an_end_that_does_not_fit_into_the_memory(passed_on: tuple[Guest, list[str]]) -> None:

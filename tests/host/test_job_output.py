@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -23,14 +24,19 @@ class Calls:
 
     starts_at_once = True
 
-    def __init__(self, client: VirtioRPCClient, lost: set[int], old: bool = False) -> None:
-        """`old`: the guest knows of one call at a time only."""
+    def __init__(
+        self, client: VirtioRPCClient, lost: set[int], reason: str = "CONNECTION_LOST", old: bool = False
+    ) -> None:
+        """`reason`: of the loss. `old`: the guest knows of one call at a time only."""
         self.give_way: Callable[[], None] = client.calls.give_way
         self.under_way = self.most = self.refused = 0
         self._calls = client.calls
         self._lost = lost
         self._started = 0
         self._old = old
+        self._reason = reason
+        self.seconds: list[tuple[int, float]] = []
+        """Of each call, how many bytes of others under way come first, and how long it may take."""
 
     def reply(self, *args: Any, **fields: Any) -> Reply:
         return self._calls.reply(*args, **fields)
@@ -39,7 +45,9 @@ class Calls:
         self._started += 1
         self.under_way += 1
         self.most = max(self.most, self.under_way)
-        error = failure("CONNECTION_LOST", "lost") if self._started in self._lost else None
+        assert timeout is not None
+        self.seconds.append((fields.get("stdout_behind", 0), timeout))
+        error = failure(self._reason, "lost") if self._started in self._lost else None
         if self._old and "stdout_behind" in fields:
             error = failure("INVALID_PARAMS", "vsrpc.v1.JobReadRequest has no field 6")
             self.refused += 1
@@ -105,6 +113,29 @@ def test_a_guest_that_knows_of_one_call_at_a_time(client: VirtioRPCClient, tmp_p
     follow(calls, tmp_path, HELD_SIZE)
     assert calls.under_way == 0
     assert 1 <= calls.refused <= 2
+
+
+def test_a_slow_link_has_one_reply_at_a_time(client: VirtioRPCClient, tmp_path: Path) -> None:
+    """A reply that was given up is still on its way, before the next."""
+    calls = Calls(client, {3}, "READ_TIMEOUT")
+    follow(calls, tmp_path, HELD_SIZE)
+    alone, ahead = calls.seconds[0], calls.seconds[2]
+    assert (alone[0], ahead[0]) == (0, READ_SIZE)
+    assert ahead[1] > 1.5 * alone[1]
+    repeated = next(number for number, call in enumerate(calls.seconds) if number > 3 and not call[0])
+    assert {behind for behind, _ in calls.seconds[repeated:]} == {0}
+
+
+def test_a_job_that_cannot_be_asked_has_no_heartbeat() -> None:
+    class Broken:
+        starts_at_once = True
+
+        def start(self, *args: Any, **fields: Any) -> Any:
+            raise failure("SERVICE_UNAVAILABLE", "there is no thread for it")
+
+    with pytest.raises(RPCError):
+        RemoteJob(Broken(), "id").follow(lambda output: None)  # type: ignore[arg-type]
+    assert "vsrpc-heartbeat" not in {thread.name for thread in threading.enumerate()}
 
 
 def follow(calls: Calls, tmp_path: Path, log_size: int) -> None:
