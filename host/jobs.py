@@ -299,13 +299,15 @@ class RemoteJob:
             **({"stdout_behind": behind} if behind else {}),
         }
         before = behind // READ_SIZE  # replies that come first
-        return self._calls.start("Job", "Read", fields, wait + _ANSWER_TIME * (1 + before))
+        return self._calls.start("Job", "Read", fields, (wait + _ANSWER_TIME) * (1 + before))
 
     def _take(self, reply: Reply) -> list[Output]:
         outputs = []
         for name, content in (("stdout", _stdout(reply)), ("stderr", _text(reply.data, "stderr"))):
             begin, have = int(reply.data[f"{name}_offset"]), self._offsets[name]
             # Standard error may be in two replies: each of those under way was asked for what is new.
+            if begin < (0 if name == "stderr" else have):
+                raise failure("PROTOCOL_ERROR", f"the guest gave {name} from {begin} on, not from {have}")
             fresh, lost = content[max(0, have - begin) :], max(0, begin - have)
             if len(fresh) or lost:
                 outputs.append(Output(name, fresh, lost))

@@ -104,6 +104,7 @@ def test_output_of_a_command_is_as_the_command_wrote_it(tmp_path: Path) -> None:
         (job(Start=JobStartResponse(job=JobInfo(state="JOB_STATE_ENDED"))), 207, b"says nothing of a job"),
         (job(Read=JobReadResponse()), 207, b"says nothing of a job"),
         (job(Read=JobReadResponse(job=JOB, stdout_offset=-1)), 207, b"gave stdout from -1 on, not from 0"),
+        (job(Read=JobReadResponse(job=JOB, stderr_offset=-1)), 207, b"gave stderr from -1 on, not from 0"),
         (job(Read=JobReadResponse(job=JOB, stdout_offset=1 << 60, stderr=b"x")), 209, b"of stdout were dropped"),
         (job(Read=JobReadResponse(job=JOB)), 207, b"has no more of job 1"),
     ],
