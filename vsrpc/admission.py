@@ -31,7 +31,7 @@ class TokenBucket:
 
 
 class Budget:
-    """Bytes of memory that many may use together."""
+    """What many may use together: bytes of memory, or places."""
 
     def __init__(self, size: int) -> None:
         self.size = size

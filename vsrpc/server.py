@@ -90,7 +90,7 @@ class Server:
         self._queue = queue
         self._slots = threading.BoundedSemaphore(workers + queue)
         self._stand_ins = threading.BoundedSemaphore(_MAX_WAITING)
-        self._parked = threading.BoundedSemaphore(_MAX_PARKED)
+        self._parked = Budget(_MAX_PARKED)
         self._pool = WorkerPool(workers, "vsrpc-worker", on_idle)
         self._lock = threading.Lock()
         self._streams: set[ServerStream] = set()
@@ -183,7 +183,7 @@ class Server:
                 return True
             except NotNow as wait:
                 # In order, the next call may be begun by another thread than the one that looks at the time.
-                if wait.listen is None or session.in_order or not self._parked.acquire(blocking=False):
+                if wait.listen is None or session.in_order or not self._parked.take(1):
                     return False
                 if call.parking is None:
                     call.parking = Parking(functools.partial(self._again, session, call))
@@ -192,11 +192,11 @@ class Server:
                     if not self._is_awaited(session, call):
                         call.parking.wake()
                     return True
-                self._parked.release()
+                self._parked.give(1)
 
     def _again(self, session: ServerSession, call: IncomingCall) -> None:
         """Look at a call that was parked."""
-        self._parked.release()
+        self._parked.give(1)
         if not self._is_awaited(session, call):
             _leave(call)
             call.release()

@@ -156,6 +156,8 @@ class Job:
         self._started = time.monotonic()
         self._cancelled = False
         self._wake = Wake()
+        self._poller = select.poll()
+        self._polled: dict[int, int] = {}  # what it polls, and for what
         self.stdout = stdout
         self.stderr = stderr
         self._stdin = stdin
@@ -227,9 +229,10 @@ class Job:
                     self._sent, self._pending = self._pending, 0
                 if self._stopped:
                     tree.send(signal.SIGSTOP)
-            while not tree.ended:
-                self._poll(self._deadline, tree)
-                if not tree.ended:
+            ended = tree.ended
+            while not ended:
+                ended = self._poll(self._deadline, tree)
+                if not ended:
                     self.check(tree)
         finally:
             with self._lock:
@@ -314,10 +317,11 @@ class Job:
         self.stderr.add(f"vsrpc: {stage.message}\n".encode("utf-8", "surrogateescape"))
         return Status(stage.code)
 
-    def _poll(self, deadline: Deadline, tree: ProcessTree) -> None:
-        """Wait until there is output, the processes ended, the job was cancelled, or the deadline passed."""
-        poll = select.poll()
+    def _poll(self, deadline: Deadline, tree: ProcessTree) -> bool:
+        """Wait until there is output, the processes ended, the job was cancelled, or the deadline passed; whether all
+        processes have ended."""
         outputs: dict[int, Output] = {}
+        wanted = dict.fromkeys((self._wake.fileno(), *tree.filenos()), select.POLLIN)
         for output in (self.stdout, self.stderr):
             if output.reader >= 0 and not output.ended:
                 pause = output.pause
@@ -325,15 +329,17 @@ class Job:
                     deadline = deadline.sooner(pause)
                 else:
                     outputs[output.reader] = output
-                    poll.register(output.reader, select.POLLIN)
+                    wanted[output.reader] = select.POLLIN
         into, pause = self._stdin.pending()
         if into >= 0 and pause:
             deadline = deadline.sooner(pause)
         elif into >= 0:
-            poll.register(into, select.POLLOUT)
-        for fd in (self._wake.fileno(), *tree.filenos()):
-            poll.register(fd, select.POLLIN)
-        ready = dict(poll.poll(milliseconds(deadline)))
+            wanted[into] = select.POLLOUT
+        if wanted != self._polled:  # seldom: most of the time it is told, and waits for the same again
+            self._poller, self._polled = select.poll(), wanted
+            for fd, events in wanted.items():
+                self._poller.register(fd, events)
+        ready = dict(self._poller.poll(milliseconds(deadline)))
         if self._wake.fileno() in ready:
             self._wake.clear()
             self._stdin.feed()
@@ -344,6 +350,7 @@ class Job:
         for fd, output in outputs.items():
             if fd in ready:
                 output.read()
+        return tree.may_have_ended(ready) and tree.ended
 
     def check(self, tree: ProcessTree | None = None) -> None:
         """Raise JobTimeout, JobCancelled or JobSignalled when the job must not go on; what runs is killed first."""
@@ -354,8 +361,8 @@ class Job:
         if tree:
             tree.send(signal.SIGTERM)
             grace = Deadline(KILL_GRACE)
-            while not tree.ended and not grace.expired:
-                self._poll(grace, tree)
+            while not grace.expired and not self._poll(grace, tree):
+                pass
             tree.send(signal.SIGKILL)
         raise JobCancelled if self._cancelled else JobTimeout
 

@@ -15,6 +15,7 @@ from guest.jobs.rest import PIPE_SIZE, enlarge
 
 _PIECE = 64 * 1024  # bytes that are moved at a time where they must be copied
 _TERMINAL_PIECE = 8 * 1024  # the same from a terminal, which gives some 4 KiB
+_LITTLE = 512  # bytes from a terminal after which it is not asked at once whether there is more
 _TERMINAL_SIZE = 256 * 1024  # bytes: more than the kernel keeps between the ends of one (TTYB_DEFAULT_MEM_LIMIT)
 
 
@@ -126,6 +127,8 @@ class OutputLog:
                 piece = b""
             self.add(piece or self._end())
             limit -= len(piece)
+            if len(piece) < _LITTLE:
+                return  # most likely all: a key's echo
 
     def add(self, piece: bytes) -> None:
         """Write bytes of our own, whether there is room or not."""

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-from typing import Any, ContextManager, Mapping, Protocol, Sequence
+from typing import Any, Container, ContextManager, Mapping, Protocol, Sequence
 
 from guest.jobs.heritage import HUGE_PAGES, disinherit
 from guest.jobs.wake import Wake
@@ -129,6 +129,11 @@ class ProcessTree:
         watcher = threading.Thread(target=self._watch, name="process-watcher", daemon=True)
         watcher.start()
         self._watcher = watcher
+
+    def may_have_ended(self, ready: Container[int]) -> bool:
+        """Whether `ended` is worth a look, which costs a system call for each process: `ready` are those descriptors
+        that are readable."""
+        return not self._pidfds or any(fd in ready for fd in self._pidfds.values())
 
     @property
     def ended(self) -> bool:

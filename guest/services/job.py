@@ -83,8 +83,8 @@ class JobService(JobServicer):
         job = self._store.get(request.job_id)
         attend(job, request)
         wait_for_output(job, request, context)
-        info = job_info(job)  # before the reading, so that `output_ended` is told with the last of it
-        return read(job, request, context, info, self._max_content)
+        # `job` before the reading, so that `output_ended` is told with the last of it.
+        return read(job, request, context, pb.JobReadResponse(job=job_info(job)), self._max_content)
 
     @at_once
     @bulk(request="content")
@@ -151,9 +151,9 @@ def has_output(job: JobAccess, request: pb.JobReadRequest) -> bool:
 
 
 def read(
-    job: JobAccess, request: pb.JobReadRequest, context: ServicerContext, info: pb.JobInfo, max_content: int
+    job: JobAccess, request: pb.JobReadRequest, context: ServicerContext, response: pb.JobReadResponse, max_content: int
 ) -> pb.JobReadResponse:
-    """The response to a Read, now. `info`: what was known of the job before. `max_content`: most bytes of an output."""
+    """The response to a Read, now: to what is known of the job, the output. `max_content`: most bytes of one."""
     limit = min(request.max_bytes or READ_SIZE, max_content)
     if min(limit, job.stdout.end - request.stdout_offset) < _LARGE:
         out, stdout = job.stdout.content(request.stdout_offset, limit)
@@ -164,7 +164,8 @@ def read(
         out, count = job.stdout.read_into(request.stdout_offset, content)
         context.send_content(content[:count], functools.partial(BUFFERS.give, buffer))
     err, stderr = job.stderr.content(request.stderr_offset, min(limit, MAX_STDERR))
-    return pb.JobReadResponse(stdout_offset=out, stderr_offset=err, job=info, stderr=stderr)
+    response.stdout_offset, response.stderr_offset, response.stderr = out, err, stderr
+    return response
 
 
 def write(job: JobAccess, request: pb.JobWriteRequest, context: ServicerContext) -> pb.JobWriteResponse:

@@ -120,9 +120,9 @@ class JobProxy(job_vsrpc.JobServicer):
         if view is not None:
             if not context.may_wait and _output(view, request) >= _READ_AT_ONCE:
                 raise NotNow
-            info = _info(view)
-            if info is not None:
-                response = read(view, request, context, info, self._max_content)
+            response = pb.JobReadResponse()
+            if _describe(view, response.job):
+                response = read(view, request, context, response, self._max_content)
                 if not view.closed:
                     return response
         if not context.may_wait:
@@ -221,17 +221,18 @@ def _output(view: JobView, request: pb.JobReadRequest) -> int:
     return view.stdout.end - request.stdout_offset + view.stderr.end - request.stderr_offset
 
 
-def _info(view: JobView) -> pb.JobInfo | None:
-    """What is known of a job; None where only the keeper knows."""
+def _describe(view: JobView, info: pb.JobInfo) -> bool:
+    """Fill in what is known of a job; False where only the keeper knows."""
     if view.over:
         ending = view.ending
-        return pb.JobInfo.FromString(ending) if ending else None
-    info = pb.JobInfo.FromString(view.info)
+        info.MergeFromString(ending)
+        return bool(ending)
+    info.MergeFromString(view.info)
     info.pid = view.pid
     info.stdout_size, info.stdout_start = view.stdout.end, view.stdout.start
     info.stderr_size, info.stderr_start = view.stderr.end, view.stderr.start
     info.stdin_size = view.input_offset
-    return info
+    return True
 
 
 def _as_ours(failure: RpcError) -> RpcError:
