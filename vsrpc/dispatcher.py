@@ -159,7 +159,7 @@ class Dispatcher:
         tail: Buffer = b""
         if content_type == codec.JSON_TYPE:
             reply: bytes = codec.dump_json(codec.to_json(result))
-        elif served.bulk.response and beside:
+        elif served.bulk.response and len(call.context.reply_content):
             reply, tail = join(result, served.bulk.response, call.context.reply_content)
         else:
             reply = result.SerializeToString()

@@ -53,9 +53,11 @@ class InputFeed:
     def feed(self) -> None:
         """Write what the pipe takes; close it behind the end."""
         with self._changed:
-            while self._has_more:
+            while self._writer >= 0:
                 piece = self.ring.next()
                 wanted = len(piece)
+                if not wanted and not self._ends():
+                    return
                 try:
                     count = self._write(piece)
                 except BlockingIOError:

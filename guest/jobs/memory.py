@@ -145,6 +145,18 @@ class Memory:
         self.counters[_PID] = value
 
     @property
+    def sizes(self) -> tuple[int, int, int, int, int]:
+        """Where each output starts and ends, and the input's offset; in one step, for who needs them all."""
+        counters = self.counters
+        return (
+            counters[_STDOUT + _START],
+            counters[_STDOUT + _END],
+            counters[_STDERR + _START],
+            counters[_STDERR + _END],
+            counters[_INPUT + _OFFSET],
+        )
+
+    @property
     def ending(self) -> bytes:
         """What is known of the job that has ended, in its owner's words; empty where it is not told here."""
         return bytes(self._head[_ENDING : _ENDING + self.counters[_ENDING_SIZE]])
@@ -368,8 +380,9 @@ class InputRing:
 
     def takes(self, offset: int, count: int) -> bool:
         """Whether there is room for so many bytes that belong at `offset`."""
-        taken = self.offset
-        return offset <= taken and offset + count - taken <= self.room
+        counters = self._memory.counters
+        taken = counters[_INPUT + _OFFSET]
+        return offset <= taken and offset + count - counters[_INPUT + _FED] <= self.size
 
     def take(self, offset: int, content: memoryview, eof: bool) -> bool:
         """Take what there is room for of bytes that belong at `offset`; bytes that were taken before are passed over.
@@ -378,14 +391,16 @@ class InputRing:
         after the end.
         """
         with self._memory.file() as fd, _Alone(self._lock, fd):
+            counters = self._memory.counters
             fresh = self._fresh(offset, content)
-            if self.closed or fd is None:
+            if counters[_INPUT + _CLOSED] or fd is None:
                 return True
-            piece = fresh[: self.room]
-            self._pwrite(fd, piece)
-            self._memory.counters[_INPUT + _OFFSET] += len(piece)
+            taken = counters[_INPUT + _OFFSET]
+            piece = fresh[: self.size - (taken - counters[_INPUT + _FED])]
+            self._pwrite(fd, piece, taken % self.size)
+            counters[_INPUT + _OFFSET] = taken + len(piece)
             if eof and len(piece) == len(fresh):
-                self._memory.counters[_INPUT + _EOF] = True
+                counters[_INPUT + _EOF] = True
             return len(piece) == len(fresh)
 
     # -- for the job
@@ -403,8 +418,10 @@ class InputRing:
 
     def next(self) -> memoryview:
         """The next bytes, all that stand in a row; they stay until `fed` says so."""
-        at = self._memory.counters[_INPUT + _FED] % self.size
-        return self._mapped[at : at + min(self.behind, self.size - at)]
+        counters = self._memory.counters
+        fed = counters[_INPUT + _FED]
+        at = fed % self.size
+        return self._mapped[at : min(at + counters[_INPUT + _OFFSET] - fed, self.size)]
 
     def fed(self, count: int) -> None:
         """The job has taken so many."""
@@ -430,8 +447,7 @@ class InputRing:
             raise ValueError(f"the input has ended after {taken} bytes")
         return fresh
 
-    def _pwrite(self, fd: int, piece: memoryview) -> None:
-        at = self.offset % self.size
+    def _pwrite(self, fd: int, piece: memoryview, at: int) -> None:
         first = min(len(piece), self.size - at)
         os.pwrite(fd, piece[:first], self._base + at)
         if first < len(piece):

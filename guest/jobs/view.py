@@ -69,6 +69,11 @@ class JobView(JobAccess):
         """The first process of what runs, or ran last."""
         return self._memory.pid
 
+    @property
+    def sizes(self) -> tuple[int, int, int, int, int]:
+        """Where each output starts and ends, and the input's offset."""
+        return self._memory.sizes
+
     def watch_output(self) -> Listen:
         """Before a look at its output: what hears of changes since then, once, whether of that or of others."""
         self._memory.watch_output()

@@ -163,8 +163,9 @@ def read(
         content = memoryview(buffer)
         out, count = job.stdout.read_into(request.stdout_offset, content)
         context.send_content(content[:count], functools.partial(BUFFERS.give, buffer))
-    err, stderr = job.stderr.content(request.stderr_offset, min(limit, MAX_STDERR))
-    response.stdout_offset, response.stderr_offset, response.stderr = out, err, stderr
+    response.stdout_offset, response.stderr_offset = out, request.stderr_offset
+    if job.stderr.end > request.stderr_offset:
+        response.stderr_offset, response.stderr = job.stderr.content(request.stderr_offset, min(limit, MAX_STDERR))
     return response
 
 

@@ -118,10 +118,10 @@ class JobProxy(job_vsrpc.JobServicer):
                     context.kept = view
                     _await_output(view, request, context)
         if view is not None:
-            if not context.may_wait and _output(view, request) >= _READ_AT_ONCE:
-                raise NotNow
             response = pb.JobReadResponse()
             if _describe(view, response.job):
+                if not context.may_wait and _output(response.job, request) >= _READ_AT_ONCE:
+                    raise NotNow
                 response = read(view, request, context, response, self._max_content)
                 if not view.closed:
                     return response
@@ -216,9 +216,9 @@ def _await_output(view: JobView, request: pb.JobReadRequest, context: ServicerCo
             raise NotNow(listen, until.sooner(NAP))
 
 
-def _output(view: JobView, request: pb.JobReadRequest) -> int:
+def _output(info: pb.JobInfo, request: pb.JobReadRequest) -> int:
     """Bytes of output that are there."""
-    return view.stdout.end - request.stdout_offset + view.stderr.end - request.stderr_offset
+    return info.stdout_size - request.stdout_offset + info.stderr_size - request.stderr_offset
 
 
 def _describe(view: JobView, info: pb.JobInfo) -> bool:
@@ -229,9 +229,7 @@ def _describe(view: JobView, info: pb.JobInfo) -> bool:
         return bool(ending)
     info.MergeFromString(view.info)
     info.pid = view.pid
-    info.stdout_size, info.stdout_start = view.stdout.end, view.stdout.start
-    info.stderr_size, info.stderr_start = view.stderr.end, view.stderr.start
-    info.stdin_size = view.input_offset
+    info.stdout_start, info.stdout_size, info.stderr_start, info.stderr_size, info.stdin_size = view.sizes
     return True
 
 
