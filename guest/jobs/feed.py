@@ -54,9 +54,10 @@ class InputFeed:
         """Write what the pipe takes; close it behind the end."""
         with self._changed:
             while self._writer >= 0:
+                ends = self._ends()  # before what comes in front of it is looked for: another process may give both now
                 piece = self.ring.next()
                 wanted = len(piece)
-                if not wanted and not self._ends():
+                if not wanted and not ends:
                     return
                 try:
                     count = self._write(piece)

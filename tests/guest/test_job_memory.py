@@ -275,6 +275,31 @@ def test_a_full_input_is_left_to_its_reader_for_a_moment(monkeypatch: pytest.Mon
     job.close()
 
 
+def test_the_last_input_is_not_lost_that_comes_with_the_end_while_the_job_looks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = Memory.make(SIZE, takes_input=True)
+    daemon = other(job)
+    feed = InputFeed(job, Changes(job))
+    look, given = InputRing.next, []
+
+    def next_and_then_more_comes(ring: InputRing) -> memoryview:
+        piece = look(ring)
+        if not given:
+            assert daemon.input is not None
+            given.append(daemon.input.take(0, memoryview(b"tail"), True))
+        return piece
+
+    monkeypatch.setattr(InputRing, "next", next_and_then_more_comes)
+    feed.feed()
+    feed.feed()  # as it is woken after each
+    assert given == [True]
+    assert (os.read(feed.reader, SIZE), os.read(feed.reader, SIZE)) == (b"tail", b"")
+    feed.close()
+    daemon.close()
+    job.close()
+
+
 class Ends:
     """Both ends of a socket; the keeper's knows the jobs in `jobs`."""
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
+from job_guest import Guest
 
 from host.backend import Reply
 from host.client import VirtioRPCClient
 from host.errors import RPCError, failure
 from host.jobs import HELD_SIZE, READ_SIZE, Output, RemoteJob
-from host.local import LocalGuest
 
 SIZES = {"stdout": 6 * READ_SIZE + 12_345, "stderr": 700_000}
 SMALL = 256 * 1024  # bytes of a log that never has as much as a reply takes
@@ -79,12 +79,15 @@ class Call:
         self._over = True
 
 
-@pytest.fixture(scope="module")
-def client() -> Iterator[VirtioRPCClient]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("host.local._config", lambda: '{"security": {"allowed_commands": null}}')
-        with LocalGuest() as guest, VirtioRPCClient(guest.target) as made:
+@pytest.fixture(scope="module", params=["daemon", "keeper"])
+def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtioRPCClient]:
+    """Of a guest in which any command may run, in the daemon's process or by a keeper."""
+    guest = Guest(tmp_path_factory.mktemp("guest"), kept=request.param == "keeper")
+    try:
+        with VirtioRPCClient(guest.target) as made:
             yield made
+    finally:
+        guest.close()
 
 
 @pytest.mark.parametrize(
