@@ -29,7 +29,7 @@ MIB = 1024 * 1024
         (["exec", ""], 202, ["command"]),
         (["exec", "   "], 202, ["command"]),
         (["exec", "sleep 5", "--timeout", "0.3"], 124, ["timed out after 0.3 s"]),
-        (["-t", "0.3", "exec", "sleep 5"], 124, ["timed out after 0.3 s"]),
+        (["-t", "2", "exec", "sleep 60"], 124, ["timed out after 2 s"]),
         (["exec", "ls", "-w", "/nonexistent"], 205, ["/nonexistent"]),
         (["upload", "{local}", "/etc/vsrpc-e2e"], 4, ["Path not in allowed list: /etc/vsrpc-e2e", "allowed_paths"]),
         (["upload", "{large}", "/etc/vsrpc-e2e"], 4, ["Path not in allowed list: /etc/vsrpc-e2e"]),

@@ -640,12 +640,18 @@ def program(tmp_path: Path, settings: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "guest", "--config", str(tmp_path / "c"), "--listen", f"unix:{tmp_path}/s"]
     with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as process:
         try:
-            while not (tmp_path / "s").exists():
+            while not listens(tmp_path / "s"):
                 assert process.poll() is None
                 time.sleep(0.01)
             yield process
         finally:
             process.kill()
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody does: a socket's file is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def test_without_a_file_the_daemons_log_has_it_whatever_its_level(tmp_path: Path) -> None:
